@@ -1,0 +1,108 @@
+//! What a site is told at its start, and every limit and wait of the core with its arithmetic.
+//!
+//! These bind this site alone (what it offers, when it gives up). What all sites must agree on is in the log:
+//! [`crate::record::LogOpened`] and the rules.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::mutant::Mutants;
+use crate::names::SiteId;
+
+/// How durable a push must be before the pusher hears `ok`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// Durable in the log, judged, and shown at the origin.
+    Log,
+    /// And flushed at this many other sites.
+    Sites(u32),
+    /// And flushed at every active site.
+    All,
+}
+
+/// Who decides what a record's expected old values are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefDb {
+    /// The log itself: the compare-and-set of every update.
+    Log,
+    /// Nobody: what is appended is accepted. For one writer with mirrors; two writers split the brain.
+    None,
+}
+
+/// One site's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This site.
+    pub site: SiteId,
+    /// The sites that the log is opened with, if this daemon is the one that opens it.
+    pub first_members: Vec<SiteId>,
+    /// Partitions of `pushdata` if this daemon opens the log.
+    pub partitions: u32,
+    /// When a pusher hears `ok`.
+    pub ack: Ack,
+    /// Who decides.
+    pub refdb: RefDb,
+    /// Packs up to here travel in the record, in bytes; never above [`crate::record::PACK_BYTES_MAX`].
+    pub inline_max: u64,
+    /// Ref updates in one push.
+    pub updates_max: usize,
+    /// How long a pusher waits for a decision.
+    pub push_timeout: Duration,
+    /// With replicated visibility: when a staged update is shown although a site has not staged it.
+    pub flip_timeout: Duration,
+    /// Start although another instance of this site was heard.
+    pub take_over: bool,
+    /// Known bugs that are switched on; none in production.
+    pub mutants: Mutants,
+}
+
+/// Records asked for in one read of the log.
+pub const READ_RECORDS_MAX: usize = 256;
+/// Pushes of one partition that wait at this site; one more is told to try again.
+pub const PUSHES_MAX: usize = 1_024;
+/// Appends of one partition under way at once. Kafka's idempotent producer keeps order for at most 5 requests; order
+/// is ours (the sequence), so this bounds memory only: 64 records of 1 MiB.
+pub const APPENDS_MAX: usize = 64;
+/// Updates that are accepted and not yet in this site's Git, per partition; above it the fold stops reading.
+pub const PENDING_MAX: usize = 4_096;
+/// Exceptions in one partition's progress; when there are more, the mark stops below the first left out.
+pub const EXCEPTIONS_MAX: usize = 64;
+/// Values offered to the walk that cuts a pack, from the repository's most recently set refs.
+pub const RECENT_REFS_MAX: usize = 24;
+/// How long an unknown append may still show itself before a barrier asks for it.
+pub const BARRIER_AFTER: Duration = Duration::from_millis(500);
+/// Wait before a refused append, a failed read or a failed Git operation is tried again.
+pub const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// Wait before a parked update's objects are asked for again: doubled each time, from here.
+pub const PARK_AFTER: Duration = Duration::from_millis(500);
+/// The longest wait between two tries for a parked update.
+pub const PARK_AFTER_MAX: Duration = Duration::from_secs(30);
+/// How often a site that wants to speak looks whether it may by now.
+pub const SESSION_AFTER: Duration = Duration::from_secs(1);
+/// Silence of a foreign instance of this site after which it is taken for dead.
+pub const FOREIGN_SILENCE: Duration = Duration::from_secs(30);
+/// Idle or not, a site reports its progress this often.
+pub const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Least time between the ends of two flush-and-journal rounds while nobody waits for one: one fsync serves the batch.
+pub const ROUND_AFTER: Duration = Duration::from_millis(50);
+/// Distance in offsets between two fold digests that sites compare.
+pub const DIGEST_EVERY: u64 = 1_024;
+
+impl Config {
+    /// The defaults of `INTERFACE.md` for one of `sites`.
+    pub fn new(site: SiteId, sites: Vec<SiteId>, partitions: u32) -> Self {
+        Self {
+            site,
+            first_members: sites,
+            partitions,
+            ack: Ack::Log,
+            refdb: RefDb::Log,
+            inline_max: 256 * 1024,
+            updates_max: 10_000,
+            push_timeout: Duration::from_secs(10),
+            flip_timeout: Duration::from_secs(30),
+            take_over: false,
+            mutants: Mutants::none(),
+        }
+    }
+}

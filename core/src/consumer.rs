@@ -1,0 +1,405 @@
+//! The projection: brings this site's repositories to what the fold accepted.
+//!
+//! Owns, per partition, the accepted work that Git does not durably show yet. Reconciles instead of replaying: each ref
+//! goes to the newest accepted value whose objects are proved to be here and which may be shown; older ones are done
+//! with it. Never sets a ref before that proof, never before the fold has reached the log's end after a start, and
+//! never skips an update in silence: one whose objects cannot be had is parked, retried and counted as not applied.
+
+mod objects;
+mod refs;
+mod work;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+pub(crate) use work::Source;
+use work::{Pending, RepoWork, State};
+
+use crate::config::{EXCEPTIONS_MAX, PENDING_MAX};
+use crate::ids::{Offset, Partition};
+use crate::journal::Work;
+use crate::mutant::{Mutant, Mutants};
+use crate::names::{RefName, RepoName, SiteId};
+use crate::port::{GitEffect, Now, Out, Owner, RepoShape};
+use crate::progress::Mark;
+use crate::time::Instant;
+
+/// One partition's projection.
+#[derive(Debug)]
+pub struct Consumer {
+    partition: Partition,
+    site: SiteId,
+    mutants: Mutants,
+    /// The fold has reached the log's end since the start.
+    open: bool,
+    repos: BTreeMap<RepoName, RepoWork>,
+    pending: BTreeMap<Offset, Pending>,
+    /// Set in Git, and waiting for a flush; with the round of flushing that will cover it.
+    unflushed: BTreeMap<Offset, u64>,
+    /// Flushed, and to be removed from the journal by the next commit.
+    settled: BTreeSet<Offset>,
+    /// Offsets that the journal holds work for.
+    journalled: BTreeSet<Offset>,
+    /// The newest overtaken offsets, and below which none is remembered.
+    overtaken: BTreeSet<Offset>,
+    floor: Offset,
+    /// The other members, to fetch from.
+    peers: Vec<SiteId>,
+    /// Repositories written to since the last flush.
+    dirty: BTreeSet<RepoName>,
+    /// Number of the flush that has not begun.
+    round: u64,
+    /// Offsets whose refs are shown since the site last asked.
+    shown: Vec<Offset>,
+    /// The next moment to try something again.
+    retry: Option<Instant>,
+}
+
+impl Consumer {
+    /// A projection that goes on with the journal's `work`.
+    pub(crate) fn new(
+        partition: Partition,
+        site: SiteId,
+        mutants: Mutants,
+        floor: Offset,
+        work: Vec<(Offset, Work)>,
+    ) -> Self {
+        let mut consumer = Self {
+            partition,
+            site,
+            mutants,
+            open: false,
+            repos: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            unflushed: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            journalled: BTreeSet::new(),
+            overtaken: BTreeSet::new(),
+            floor,
+            peers: Vec::new(),
+            dirty: BTreeSet::new(),
+            round: 0,
+            shown: Vec::new(),
+            retry: None,
+        };
+        for (offset, work) in work {
+            consumer.journalled.insert(offset);
+            consumer.take(Instant::default(), offset, work, Source::Log);
+        }
+        consumer
+    }
+
+    /// Work that a verdict left. The journal learns of it in the next commit.
+    pub(crate) fn accept(&mut self, now: Now, out: &mut Out, offset: Offset, work: Work, source: Source) {
+        let repo = match &work {
+            Work::Push(push) => push.repo.clone(),
+            Work::Repo { repo, .. } => repo.clone(),
+        };
+        self.take(now.at, offset, work, source);
+        self.pump(now, out, &repo);
+    }
+
+    fn take(&mut self, at: Instant, offset: Offset, work: Work, source: Source) {
+        match work {
+            Work::Push(push) => {
+                let entry = self.repos.entry(push.repo.clone()).or_default();
+                for change in &push.changes {
+                    entry
+                        .refs
+                        .entry(change.name.clone())
+                        .or_insert_with(|| work::RefWork::new(change.from))
+                        .values
+                        .push((offset, change.new));
+                }
+                entry.offsets.insert(offset);
+                let state = match (push.tips().is_empty(), push.replicated) {
+                    (false, _) => State::Waiting,
+                    (true, false) => State::Ready,
+                    // A deletion has no objects to stage, and still waits for the others to know of it.
+                    (true, true) => State::Staged { flushed: None },
+                };
+                let open = push.changes.len();
+                self.pending.insert(offset, Pending::new(Work::Push(push), state, source, open, at));
+            }
+            Work::Repo { repo, shape } => {
+                let life = shape.as_ref().map(|shape| shape.incarnation);
+                self.end_other_lives(&repo, life);
+                let entry = self.repos.entry(repo.clone()).or_default();
+                entry.shapes.push((offset, shape.clone()));
+                let work = Work::Repo { repo, shape };
+                self.pending.insert(offset, Pending::new(work, State::Ready, source, 1, at));
+            }
+        }
+    }
+
+    /// Pushes to an earlier life of a repository are overtaken by its end.
+    fn end_other_lives(&mut self, repo: &RepoName, life: Option<crate::ids::Incarnation>) {
+        let Some(entry) = self.repos.get_mut(repo) else { return };
+        let gone: Vec<Offset> = entry
+            .offsets
+            .iter()
+            .copied()
+            .filter(|offset| {
+                matches!(self.pending.get(offset), Some(Pending { work: Work::Push(push), .. })
+                    if Some(push.incarnation) != life)
+            })
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        for offset in &gone {
+            entry.offsets.remove(offset);
+        }
+        for work in entry.refs.values_mut() {
+            work.values.retain(|(offset, _)| !gone.contains(offset));
+        }
+        entry.refs.retain(|_, work| !work.values.is_empty());
+        for offset in gone {
+            self.finish(offset, true);
+        }
+    }
+
+    /// The sites that objects can be fetched from.
+    pub(crate) fn set_peers(&mut self, peers: Vec<SiteId>) {
+        self.peers = peers;
+    }
+
+    /// The fold has reached the log's end: refs may be set from here on.
+    pub(crate) fn open(&mut self, now: Now, out: &mut Out) {
+        if !self.open {
+            self.open = true;
+            self.pump_all(now, out);
+        }
+    }
+
+    /// Whether the journal's work and the log's records may be projected yet.
+    fn may_set(&self) -> bool {
+        self.open || self.mutants.on(Mutant::ReconcileEarly)
+    }
+
+    pub(crate) fn pump_all(&mut self, now: Now, out: &mut Out) {
+        let repos: Vec<RepoName> = self.repos.keys().cloned().collect();
+        for repo in repos {
+            self.pump(now, out, &repo);
+        }
+    }
+
+    /// Does what can be done for a repository now. One repository's slow push delays no other repository.
+    pub(crate) fn pump(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
+        if self.ensure_shape(now, out, repo) {
+            return;
+        }
+        self.receive_next(now, out, repo);
+        if self.may_set() {
+            self.set_refs(now, out, repo);
+        }
+        if self.repos.get(repo).is_some_and(RepoWork::is_idle) {
+            self.repos.remove(repo);
+        }
+    }
+
+    /// Makes the repository itself be right before anything inside it. True while that is under way.
+    fn ensure_shape(&mut self, now: Now, out: &mut Out, repo: &RepoName) -> bool {
+        let may = self.may_set();
+        let Some(entry) = self.repos.get_mut(repo) else { return true };
+        if entry.ensuring.is_some() {
+            return true;
+        }
+        let Some((offset, shape)) = entry.shapes.last().cloned() else { return false };
+        // Before the log's end is reached a later record may remove what this one makes.
+        if !may || entry.is_busy() || entry.not_before > now.at {
+            return true;
+        }
+        entry.ensuring = Some(offset);
+        let op = out.ask(Owner::Ensure(self.partition, repo.clone()));
+        out.git(GitEffect::EnsureRepo { op, repo: repo.clone(), shape });
+        true
+    }
+
+    /// The answer to [`GitEffect::EnsureRepo`].
+    pub(crate) fn ensured(&mut self, now: Now, out: &mut Out, repo: &RepoName, ok: bool) {
+        self.dirty.insert(repo.clone());
+        let Some(entry) = self.repos.get_mut(repo) else { return };
+        let Some(upto) = entry.ensuring.take() else { return };
+        if ok {
+            let done: Vec<Offset> = entry.shapes.iter().map(|(offset, _)| *offset).filter(|at| *at <= upto).collect();
+            entry.shapes.retain(|(offset, _)| *offset > upto);
+            for offset in done {
+                self.finish(offset, false);
+            }
+        } else {
+            entry.not_before = now.at + crate::config::RETRY_AFTER;
+            self.retry_at(now.at + crate::config::RETRY_AFTER);
+        }
+        self.pump(now, out, repo);
+    }
+
+    fn finish(&mut self, offset: Offset, overtaken: bool) {
+        if self.pending.remove(&offset).is_none() {
+            return;
+        }
+        self.unflushed.insert(offset, self.round);
+        self.shown.push(offset);
+        if overtaken {
+            self.overtaken.insert(offset);
+            while self.overtaken.len() > EXCEPTIONS_MAX {
+                let oldest = self.overtaken.pop_first().expect("it is longer than its limit");
+                self.floor = oldest.next();
+            }
+        }
+    }
+
+    fn retry_at(&mut self, at: Instant) {
+        self.retry = Some(self.retry.map_or(at, |known| known.min(at)));
+    }
+
+    /// When to call [`Consumer::wake`].
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Tries again what failed or was parked.
+    pub(crate) fn wake(&mut self, now: Now, out: &mut Out) {
+        if self.retry.is_some_and(|at| at <= now.at) {
+            self.retry = None;
+            for pending in self.pending.values_mut() {
+                pending.unpark(now.at);
+            }
+            self.pump_all(now, out);
+        }
+    }
+
+    /// Offsets whose refs this site shows (or a later push overtook) since the last call.
+    pub(crate) fn take_shown(&mut self) -> Vec<Offset> {
+        core::mem::take(&mut self.shown)
+    }
+
+    /// Whether the update at `offset` is still to be shown here.
+    pub(crate) fn is_pending(&self, offset: Offset) -> bool {
+        self.pending.contains_key(&offset)
+    }
+
+    /// Whether an accepted value of `name` is still to be shown here.
+    pub(crate) fn is_behind(&self, repo: &RepoName, name: &RefName) -> bool {
+        self.repos
+            .get(repo)
+            .is_some_and(|work| !work.shapes.is_empty() || work.ensuring.is_some() || work.refs.contains_key(name))
+    }
+
+    /// Whether accepted work is left that Git does not show.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Whether work from before `offset` is left, but for what is parked.
+    pub(crate) fn has_open_before(&self, offset: Offset) -> bool {
+        self.pending.range(..offset).any(|(_, it)| !matches!(it.state, State::Parked { .. }))
+    }
+
+    /// Whether the fold should stop reading for a while.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending.len() >= PENDING_MAX
+    }
+
+    /// Things held in memory, for the bound on it.
+    pub(crate) fn held(&self) -> usize {
+        self.pending.len() + self.unflushed.len() + self.journalled.len() + self.repos.len() + self.overtaken.len()
+    }
+
+    /// Repositories to flush, and the round that the flush covers.
+    pub(crate) fn begin_flush(&mut self) -> (u64, BTreeSet<RepoName>) {
+        let round = self.round;
+        self.round += 1;
+        (round, core::mem::take(&mut self.dirty))
+    }
+
+    /// A flush failed: its repositories are still to be flushed.
+    pub(crate) fn flush_failed(&mut self, repos: BTreeSet<RepoName>) {
+        self.dirty.extend(repos);
+        for round in self.unflushed.values_mut() {
+            *round = self.round;
+        }
+        for pending in self.pending.values_mut() {
+            if let State::Staged { flushed: Some(at) } = &mut pending.state {
+                *at = self.round;
+            }
+        }
+    }
+
+    /// Everything up to `round` is durable in Git.
+    pub(crate) fn flushed(&mut self, round: u64) {
+        let done: Vec<Offset> =
+            self.unflushed.iter().filter(|(_, at)| **at <= round).map(|(offset, _)| *offset).collect();
+        for offset in done {
+            self.unflushed.remove(&offset);
+            self.settled.insert(offset);
+        }
+        for pending in self.pending.values_mut() {
+            if let State::Staged { flushed: flushed @ Some(_) } = &mut pending.state
+                && flushed.is_some_and(|at| at <= round)
+            {
+                *flushed = None;
+            }
+        }
+    }
+
+    /// Whether a flush or a commit has something to do.
+    pub(crate) fn wants_round(&self) -> bool {
+        !self.unflushed.is_empty()
+            || !self.settled.is_empty()
+            || !self.dirty.is_empty()
+            || self.pending.keys().any(|offset| !self.journalled.contains(offset))
+    }
+
+    /// What a commit has to say of the work: begun, or durably done.
+    pub(crate) fn commit(&mut self) -> Vec<(Partition, Offset, Option<Work>)> {
+        let mut changes = Vec::new();
+        for offset in core::mem::take(&mut self.settled) {
+            if self.journalled.remove(&offset) {
+                changes.push((self.partition, offset, None));
+            }
+        }
+        for (offset, pending) in &self.pending {
+            if self.journalled.insert(*offset) {
+                changes.push((self.partition, *offset, Some(pending.work.clone())));
+            }
+        }
+        changes
+    }
+
+    /// What may be reported at the fold position `next`. Set but unflushed is an exception like pending.
+    pub(crate) fn mark(&self, next: Offset) -> Mark {
+        let early = self.mutants.on(Mutant::ProgressBeforeFlush);
+        let unflushed = self.unflushed.keys().filter(|_| !early);
+        let mut except: Vec<Offset> = self.pending.keys().chain(unflushed).copied().collect();
+        except.sort_unstable();
+        let mut upto = next;
+        if except.len() > EXCEPTIONS_MAX {
+            upto = except[EXCEPTIONS_MAX];
+            except.truncate(EXCEPTIONS_MAX);
+        }
+        let staged = except.iter().copied().filter(|offset| {
+            self.pending.get(offset).is_some_and(|pending| pending.state == State::Staged { flushed: None })
+        });
+        Mark {
+            next: upto,
+            staged: staged.collect(),
+            overtaken: self.overtaken.iter().copied().collect(),
+            floor: self.floor,
+            parked: self.pending.values().filter(|pending| matches!(pending.state, State::Parked { .. })).count()
+                as u32,
+            digest: None,
+            mark: None,
+            except,
+        }
+    }
+}
+
+/// What a repository should be, from its table entry.
+pub(crate) fn shape_of(entry: Option<&crate::table::RepoEntry>) -> Option<RepoShape> {
+    entry.map(|entry| RepoShape { incarnation: entry.incarnation, head: entry.head.clone() })
+}
+
+/// Pack bytes at hand.
+pub(crate) type Pack = Arc<[u8]>;

@@ -1,0 +1,109 @@
+//! Refs: the newest accepted value that may be shown, by compare-and-set on what Git has.
+
+use alloc::vec::Vec;
+
+use super::Consumer;
+use super::work::State;
+use crate::config::RETRY_AFTER;
+use crate::ids::{Offset, Oid};
+use crate::mutant::Mutant;
+use crate::names::{RefName, RepoName};
+use crate::port::{Edit, GitEffect, Notice, Now, Out, Owner, RefSet};
+
+impl Consumer {
+    /// Sets every ref of a repository that can go forward. One question a repository at a time.
+    pub(super) fn set_refs(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
+        let Some(entry) = self.repos.get(repo) else { return };
+        if entry.setting.is_some() || !entry.shapes.is_empty() || entry.not_before > now.at {
+            return;
+        }
+        let mut edits = Vec::new();
+        for (name, work) in &entry.refs {
+            let can = |offset: &Offset| {
+                self.pending.get(offset).is_some_and(|it| match &it.state {
+                    State::Ready => true,
+                    State::Staged { .. } => it.showable || self.mutants.on(Mutant::FlipWithoutProgress),
+                    State::Waiting | State::Busy | State::Parked { .. } => false,
+                })
+            };
+            let found = if self.mutants.on(Mutant::OldestFirst) {
+                work.values.iter().find(|(offset, _)| can(offset))
+            } else {
+                work.values.iter().rev().find(|(offset, _)| can(offset))
+            };
+            if let Some((offset, new)) = found {
+                let edit = Edit { name: name.clone(), old: work.shown, new: *new, found: work.found };
+                edits.push((edit, *offset));
+            }
+        }
+        if edits.is_empty() {
+            return;
+        }
+        let release = entry.offsets.iter().copied().filter(|offset| {
+            edits.iter().any(|(_, upto)| offset <= upto)
+                && self.pending.get(offset).and_then(|it| it.push()).is_some_and(|push| push.replicated)
+        });
+        let release = release.collect();
+        let op = out.ask(Owner::SetRefs(self.partition, repo.clone()));
+        let asked = edits.iter().map(|(edit, _)| edit.clone()).collect();
+        out.git(GitEffect::SetRefs { op, repo: repo.clone(), edits: asked, release });
+        self.dirty.insert(repo.clone());
+        self.repos.get_mut(repo).expect("found above").setting = Some(edits);
+    }
+
+    /// The answer to [`GitEffect::SetRefs`].
+    pub(crate) fn refs_set(&mut self, now: Now, out: &mut Out, repo: &RepoName, results: Vec<RefSet>) {
+        self.dirty.insert(repo.clone());
+        let Some(edits) = self.repos.get_mut(repo).and_then(|entry| entry.setting.take()) else { return };
+        for ((edit, offset), result) in edits.into_iter().zip(results) {
+            match result {
+                RefSet::Done => self.ref_done(repo, &edit.name, edit.new, offset),
+                RefSet::Refused { actual } if actual == edit.new => self.ref_done(repo, &edit.name, edit.new, offset),
+                RefSet::Refused { actual } => self.ref_elsewhere(out, repo, &edit.name, actual),
+                RefSet::Failed => {
+                    let again = now.at + RETRY_AFTER;
+                    self.repos.get_mut(repo).expect("it was being set").not_before = again;
+                    self.retry_at(again);
+                }
+            }
+        }
+        self.pump(now, out, repo);
+    }
+
+    /// The ref is at the value of `offset`: that one is done, and all before it are overtaken.
+    fn ref_done(&mut self, repo: &RepoName, name: &RefName, new: Option<Oid>, offset: Offset) {
+        let forgets = self.mutants.on(Mutant::OldestFirst);
+        let Some(entry) = self.repos.get_mut(repo) else { return };
+        let Some(work) = entry.refs.get_mut(name) else { return };
+        work.shown = new;
+        work.found = false;
+        let done: Vec<Offset> = work.values.iter().map(|(at, _)| *at).filter(|at| *at <= offset || forgets).collect();
+        work.past.extend(work.values.iter().filter(|(at, _)| *at <= offset).map(|(_, value)| *value));
+        work.values.retain(|(at, _)| *at > offset && !forgets);
+        if work.values.is_empty() {
+            entry.refs.remove(name);
+        }
+        for at in done {
+            let Some(pending) = self.pending.get_mut(&at) else { continue };
+            pending.open -= 1;
+            pending.overtaken |= at != offset;
+            if pending.open == 0 {
+                let overtaken = pending.overtaken;
+                self.repos.get_mut(repo).expect("found above").offsets.remove(&at);
+                self.finish(at, overtaken);
+            }
+        }
+    }
+
+    /// The ref is at neither the value we set last nor the new one. After a crash it may be at any value that was
+    /// pending; any other was set behind our back, is reported, and goes.
+    fn ref_elsewhere(&mut self, out: &mut Out, repo: &RepoName, name: &RefName, actual: Option<Oid>) {
+        let Some(work) = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(name)) else { return };
+        let ours = work.past.contains(&actual) || work.values.iter().any(|(_, value)| *value == actual);
+        work.found = !ours && actual.is_some();
+        work.shown = actual;
+        if !ours {
+            out.notice(Notice::ForeignRef { repo: repo.clone(), name: name.clone(), actual });
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The pieces of work that the projection keeps.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use super::Pack;
+use crate::ids::{Offset, Oid};
+use crate::journal::{PushWork, Work};
+use crate::names::RefName;
+use crate::port::{Edit, RepoShape};
+use crate::time::Instant;
+
+/// Where a push's objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// They came with the push to this site.
+    Here(Pack),
+    /// In the record, at hand.
+    Inline(Pack),
+    /// In the record, which is to be read again.
+    Log,
+}
+
+/// Accepted work that Git does not show yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub work: Work,
+    pub state: State,
+    pub source: Source,
+    /// Refs of it that are neither set nor overtaken.
+    pub open: usize,
+    /// When it was accepted here.
+    pub since: Instant,
+    /// With replicated visibility: all active sites staged it, or the wait is over.
+    pub showable: bool,
+    /// A later push set one of its refs.
+    pub overtaken: bool,
+    /// A fetch was tried since it was last parked.
+    pub fetched: bool,
+    /// How often it was parked.
+    pub tries: u32,
+}
+
+/// How far its objects are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not looked at yet.
+    Waiting,
+    /// A question about them is under way.
+    Busy,
+    /// Proved to be complete.
+    Ready,
+    /// Proved, held by a keep ref, and waiting for the other sites; `flushed` names the flush it waits for.
+    Staged { flushed: Option<u64> },
+    /// They could not be had; tried again at `until`.
+    Parked { until: Instant, tries: u32 },
+}
+
+impl Pending {
+    pub(super) fn new(work: Work, state: State, source: Source, open: usize, since: Instant) -> Self {
+        let showable = matches!(work, Work::Repo { .. });
+        Self { work, state, source, open, since, showable, overtaken: false, fetched: false, tries: 0 }
+    }
+
+    pub(super) fn tries_so_far(&self) -> u32 {
+        match self.state {
+            State::Parked { tries, .. } => tries,
+            _ => self.tries,
+        }
+    }
+
+    pub(super) fn unpark(&mut self, now: Instant) {
+        if let State::Parked { until, tries } = self.state
+            && until <= now
+        {
+            self.state = State::Parked { until: Instant(0), tries };
+        }
+    }
+
+    pub(super) fn proved(&self) -> bool {
+        matches!(self.state, State::Ready | State::Staged { .. })
+    }
+
+    pub(super) fn push(&self) -> Option<&PushWork> {
+        match &self.work {
+            Work::Push(push) => Some(push),
+            Work::Repo { .. } => None,
+        }
+    }
+}
+
+impl PushWork {
+    /// The values whose objects are needed.
+    pub(crate) fn tips(&self) -> Vec<Oid> {
+        let tips: BTreeSet<Oid> = self.changes.iter().filter_map(|change| change.new).collect();
+        tips.into_iter().collect()
+    }
+}
+
+/// One repository's share.
+#[derive(Debug, Default)]
+pub(super) struct RepoWork {
+    /// Shapes still to be made, oldest first; only the last is.
+    pub shapes: Vec<(Offset, Option<RepoShape>)>,
+    /// The shape being made.
+    pub ensuring: Option<Offset>,
+    /// Nothing is tried before.
+    pub not_before: Instant,
+    /// Pushes, as keys of the pending ones.
+    pub offsets: BTreeSet<Offset>,
+    /// Refs with accepted values that are not shown.
+    pub refs: BTreeMap<RefName, RefWork>,
+    /// A question about objects is under way.
+    pub receiving: bool,
+    /// Edits under way, each with the offset whose value it sets.
+    pub setting: Option<Vec<(Edit, Offset)>>,
+}
+
+impl RepoWork {
+    pub(super) fn is_busy(&self) -> bool {
+        self.receiving || self.setting.is_some()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.shapes.is_empty() && self.ensuring.is_none() && self.offsets.is_empty() && !self.is_busy()
+    }
+}
+
+/// A ref's accepted values that are not shown.
+#[derive(Debug)]
+pub(super) struct RefWork {
+    /// What Git shows, as far as this site knows.
+    pub shown: Option<Oid>,
+    /// In offset order.
+    pub values: Vec<(Offset, Option<Oid>)>,
+    /// Values that were pending since this work began: what a crash may have left in Git.
+    pub past: BTreeSet<Option<Oid>>,
+    /// `shown` was set by nobody we know.
+    pub found: bool,
+}
+
+impl RefWork {
+    pub(super) fn new(shown: Option<Oid>) -> Self {
+        Self { shown, values: Vec::new(), past: BTreeSet::new(), found: false }
+    }
+}

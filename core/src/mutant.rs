@@ -1,0 +1,137 @@
+//! Known bugs that the simulator can switch on, each named after what it gets wrong.
+//!
+//! A mutant is a value, not a build: the same core runs with and without it. Without the feature `mutants` there is no
+//! list, no name and no way to switch one on: [`Mutants::on`] is the constant `false` then.
+
+#[cfg(feature = "mutants")]
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// One known bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mutant { $($(#[$doc])* $name,)* }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$name,)*];
+
+            /// The name used on the command line.
+            pub fn name(self) -> &'static str {
+                match self { $(Mutant::$name => $text,)* }
+            }
+        }
+    };
+}
+
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        #[derive(Clone, Copy)]
+        #[expect(dead_code, reason = "named at the places they would change, never constructed")]
+        #[allow(clippy::enum_variant_names)]
+        pub(crate) enum Mutant { $($name,)* }
+    };
+}
+
+mutants! {
+    /// An append with unknown outcome is appended again at once.
+    ReappendOnUnknown = "reappend-on-unknown",
+    /// A push that was not decided in time is answered as refused.
+    RefuseOnTimeout = "refuse-on-timeout",
+    /// A daemon goes on although another instance of its site is in force.
+    NoFence = "no-fence",
+    /// A start with the epoch already in force counts.
+    EqualEpoch = "equal-epoch",
+    /// A copied state directory's instance is taken for one's own.
+    CopiedInstance = "copied-instance",
+    /// Decided pushes are refused too when the daemon is fenced.
+    FenceRefusesDecided = "fence-refuses-decided",
+    /// A fence in one partition refuses the pushes of all.
+    FenceOfAnotherPartition = "fence-of-another-partition",
+    /// An evicted site's start counts.
+    EvictedMayStart = "evicted-may-start",
+    /// A re-admitted site's old instance goes on speaking.
+    ReadmittedSpeaks = "readmitted-speaks",
+    /// Records count whatever their sequence.
+    SequenceIgnored = "sequence-ignored",
+    /// A record whose updates are all rejected leaves the sequence as it was.
+    RejectedSpendsNothing = "rejected-spends-nothing",
+    /// Pushes to an earlier repository of the same name count.
+    IncarnationIgnored = "incarnation-ignored",
+    /// Updates are accepted whatever their expected old value.
+    ExpectedOldIgnored = "expected-old-ignored",
+    /// The refs of an atomic push are judged one by one.
+    AtomicByRef = "atomic-by-ref",
+    /// Creations are judged before deletions.
+    DeletionsLast = "deletions-last",
+    /// A ref is accepted beside one of which it is a directory.
+    NeighboursIgnored = "neighbours-ignored",
+    /// Configuration is judged by the producer alone, before the append.
+    PolicyAtProducer = "policy-at-producer",
+    /// The pack holds only what came with the push, not what its values need.
+    PackAtQuarantine = "pack-at-quarantine",
+    /// A boundary counts as complete because its object exists.
+    BoundaryByPresence = "boundary-by-presence",
+    /// A ref is set before its objects are proved to be here.
+    RefsBeforeObjects = "refs-before-objects",
+    /// The journal's position runs ahead of what it holds.
+    JournalAhead = "journal-ahead",
+    /// The last record is judged again after a restart.
+    JudgedAgain = "judged-again",
+    /// Of several accepted values the oldest is set first and the others forgotten.
+    OldestFirst = "oldest-first",
+    /// After a start refs are set before the fold has reached the log's end.
+    ReconcileEarly = "reconcile-early",
+    /// Progress is reported before the files are flushed.
+    ProgressBeforeFlush = "progress-before-flush",
+    /// The aggregator does not wait for a silent active member.
+    AggregateWithoutMember = "aggregate-without-member",
+    /// The aggregator believes an old instance's progress.
+    AggregateOldInstance = "aggregate-old-instance",
+    /// The aggregator takes its position for done before the publication is.
+    AggregateTwice = "aggregate-twice",
+    /// A parked update is skipped after a while.
+    ParkedSkipped = "parked-skipped",
+    /// A staged update is shown without waiting for the other sites.
+    FlipWithoutProgress = "flip-without-progress",
+    /// A membership table is merged into the one in force instead of replacing it.
+    MembersMerged = "members-merged",
+    /// `ok` is said before the origin shows the refs.
+    ReplyBeforeShown = "reply-before-shown",
+    /// The second half of a split push is cut before the first is judged.
+    SplitCutEarly = "split-cut-early",
+    /// A push is answered by the verdict on the record that happened to come next.
+    FirstVerdictWins = "first-verdict-wins",
+}
+
+/// The bugs that are switched on: none, or one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Mutants {
+    #[cfg(feature = "mutants")]
+    one: Option<Mutant>,
+}
+
+impl Mutants {
+    /// No bug on purpose.
+    pub const fn none() -> Self {
+        Self {
+            #[cfg(feature = "mutants")]
+            one: None,
+        }
+    }
+
+    /// With this one.
+    #[cfg(feature = "mutants")]
+    pub const fn with(one: Mutant) -> Self {
+        Self { one: Some(one) }
+    }
+
+    #[cfg(feature = "mutants")]
+    pub(crate) fn on(self, which: Mutant) -> bool {
+        self.one == Some(which)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    pub(crate) const fn on(self, _which: Mutant) -> bool {
+        false
+    }
+}

@@ -1,0 +1,378 @@
+//! One partition at one site: reads the log, folds it, and tells producer and consumer what was decided.
+//!
+//! Owns the reading position and the records that wait for table entries. Promises that records are judged strictly in
+//! offset order, each once. A log that was truncated, re-created or cut off below the position is a detected state: the
+//! partition stops and says so; nothing jumps.
+
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::aggregator::Accepted;
+use crate::config::{Config, READ_RECORDS_MAX, RETRY_AFTER};
+use crate::consumer::{Consumer, Source, shape_of};
+use crate::ids::{Offset, Partition};
+use crate::journal::{Change, PushWork, Work};
+use crate::port::{JournalEffect, LogEffect, Notice, Now, Out, Owner, Read, Topic, Value};
+use crate::producer::{Producer, Voice};
+use crate::record::{Body, Decoded, Push, Record, Visibility};
+use crate::refdb::{Control, Fold, Judgement, Verdict};
+use crate::table::{Cache, TableKey};
+use crate::time::Instant;
+
+/// A record that was read and not judged.
+#[derive(Debug)]
+struct Unjudged {
+    offset: Offset,
+    time_ms: u64,
+    decoded: Arc<Decoded>,
+}
+
+/// One partition.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub partition: Partition,
+    pub fold: Fold,
+    pub cache: Cache,
+    pub consumer: Consumer,
+    pub producer: Producer,
+    config: Arc<Config>,
+    queue: VecDeque<Unjudged>,
+    /// Where the next read begins.
+    position: Offset,
+    /// The log's end as last seen.
+    pub end: Offset,
+    reading: bool,
+    reading_table: bool,
+    /// The position has reached the end since the start.
+    pub caught_up: bool,
+    /// The log's end when the position first reached it: this far a site must be before readers come.
+    start_end: Offset,
+    /// Why nothing goes on here.
+    pub stopped: Option<String>,
+    retry: Option<Instant>,
+    /// The control changed since the last commit.
+    pub moved: bool,
+    /// Verdicts since the site last asked.
+    pub verdicts: Vec<(Offset, Verdict)>,
+    /// Accepted pushes since the site last asked.
+    pub accepted: Vec<Accepted>,
+}
+
+impl Part {
+    pub(crate) fn new(
+        partition: Partition,
+        config: Arc<Config>,
+        control: Option<Control>,
+        work: Vec<(Offset, Work)>,
+    ) -> Self {
+        let fold = match control {
+            Some(control) => Fold::restore(control, config.refdb, config.mutants),
+            None => Fold::new(partition, config.refdb, config.mutants),
+        };
+        let position = fold.control().next;
+        let consumer = Consumer::new(partition, config.site.clone(), config.mutants, position, work);
+        let producer = Producer::new(partition, config.clone());
+        Self {
+            partition,
+            fold,
+            cache: Cache::default(),
+            consumer,
+            producer,
+            config,
+            queue: VecDeque::new(),
+            position,
+            end: Offset(0),
+            reading: false,
+            reading_table: false,
+            caught_up: false,
+            start_end: Offset(0),
+            stopped: None,
+            retry: None,
+            moved: false,
+            verdicts: Vec::new(),
+            accepted: Vec::new(),
+        }
+    }
+
+    /// Begins to read: first the last record folded, to see whether this is still the same log.
+    pub(crate) fn start(&mut self, now: Now, out: &mut Out) {
+        self.consumer.pump_all(now, out);
+        match self.fold.control().last {
+            Some((offset, _)) if offset < self.position => {
+                self.reading = true;
+                let op = out.ask(Owner::Recognise(self.partition));
+                let topic = Topic::PushData(self.partition);
+                out.log(LogEffect::Read { op, topic, from: offset, max: 1, wait: false });
+            }
+            _ => self.read(out),
+        }
+    }
+
+    /// The answer to the question of [`Part::start`].
+    pub(crate) fn recognised(&mut self, out: &mut Out, records: &[Read], end: Offset, start: Offset) {
+        self.reading = false;
+        let Some((last, hash)) = self.fold.control().last else { return self.read(out) };
+        let found = records.first().filter(|read| read.offset == last);
+        match found.map(|read| &read.value) {
+            Some(Value::Record(decoded)) if decoded.line_hash == hash => self.read(out),
+            Some(_) => self.stop(
+                out,
+                format!("the record at offset {last} is not the one folded before: the log was re-created or edited"),
+            ),
+            None if start > last => {
+                self.stop(out, format!("the log begins at offset {start}, this site has folded up to {last} only"));
+            }
+            None => {
+                self.stop(
+                    out,
+                    format!("the log ends at offset {end}, this site has folded offset {last}: records were lost"),
+                );
+            }
+        }
+    }
+
+    fn stop(&mut self, out: &mut Out, why: String) {
+        if self.stopped.is_none() {
+            out.notice(Notice::Stopped { partition: self.partition, why: why.clone() });
+            self.stopped = Some(why);
+            self.producer.stop(out);
+        }
+    }
+
+    /// Two sites' folds differ at the same position: whoever notices stops here, until an operator decides.
+    pub(crate) fn differs(&mut self, out: &mut Out, site: &crate::names::SiteId, at: Offset) {
+        self.stop(out, format!("the fold differs from that of {site} at offset {at}"));
+    }
+
+    /// Asks for what comes next, unless something is still to be worked off.
+    pub(crate) fn read(&mut self, out: &mut Out) {
+        if self.reading
+            || self.stopped.is_some()
+            || !self.queue.is_empty()
+            || self.consumer.is_full()
+            || self.retry.is_some()
+        {
+            return;
+        }
+        self.reading = true;
+        let op = out.ask(Owner::ReadRecords(self.partition));
+        let topic = Topic::PushData(self.partition);
+        let (from, wait) = (self.position, self.caught_up);
+        out.log(LogEffect::Read { op, topic, from, max: READ_RECORDS_MAX, wait });
+    }
+
+    /// Records arrived.
+    pub(crate) fn records(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        voice: &mut Voice,
+        read: (Vec<Read>, Offset, Offset, Offset),
+    ) {
+        let (records, next, end, start) = read;
+        self.reading = false;
+        if start > self.position {
+            return self
+                .stop(out, format!("the log begins at offset {start}, this site has read up to {}", self.position));
+        }
+        if end < self.position {
+            return self.stop(
+                out,
+                format!("the log ends at offset {end}, this site has read up to {}: records were lost", self.position),
+            );
+        }
+        for read in records {
+            if let Value::Record(decoded) = read.value
+                && read.offset >= self.position
+            {
+                self.queue.push_back(Unjudged { offset: read.offset, time_ms: read.time_ms, decoded });
+            }
+        }
+        self.position = next.max(self.position);
+        self.end = end;
+        self.fold_on(now, out, voice);
+    }
+
+    /// The log could not be read.
+    pub(crate) fn read_failed(&mut self, now: Now) {
+        self.reading = false;
+        self.retry = Some(now.at + RETRY_AFTER);
+    }
+
+    /// Judges as many records as their table entries allow.
+    pub(crate) fn fold_on(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
+        while let Some(next) = self.queue.front() {
+            if let Ok(record) = &next.decoded.record
+                && !self.cache.has(&self.fold.needs(&self.cache, record))
+            {
+                self.read_table(out);
+                return;
+            }
+            let next = self.queue.pop_front().expect("it was just looked at");
+            let verdict = self.fold.judge(&mut self.cache, next.offset, next.time_ms, &next.decoded);
+            self.moved = true;
+            if let Ok(record) = &next.decoded.record {
+                self.follow(now, out, voice, next.offset, next.time_ms, record, &verdict);
+            }
+            self.verdicts.push((next.offset, verdict));
+        }
+        if self.position >= self.end && !self.caught_up {
+            self.caught_up = true;
+            self.start_end = self.position;
+        }
+        if self.caught_up {
+            self.consumer.open(now, out);
+        }
+        self.read(out);
+    }
+
+    /// Reads ahead for the whole queue, so that a batch costs one question.
+    fn read_table(&mut self, out: &mut Out) {
+        if self.reading_table {
+            return;
+        }
+        let records = self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok());
+        let keys: BTreeSet<TableKey> = records.flat_map(|record| self.fold.needs(&self.cache, record)).collect();
+        let missing = self.cache.missing(&keys);
+        self.cache.read_started(&missing);
+        self.reading_table = true;
+        let op = out.ask(Owner::FoldTable(self.partition));
+        out.journal(JournalEffect::ReadTable { op, partition: self.partition, keys: missing });
+    }
+
+    /// The fold's question about the table is answered; the entries are in the cache.
+    pub(crate) fn table_read(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
+        self.reading_table = false;
+        self.fold_on(now, out, voice);
+    }
+
+    /// Tells whom a verdict concerns.
+    #[expect(clippy::too_many_arguments, reason = "one record with its place and verdict")]
+    fn follow(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        voice: &mut Voice,
+        offset: Offset,
+        time_ms: u64,
+        record: &Record,
+        verdict: &Verdict,
+    ) {
+        let header = &record.header;
+        let ours = header.site == self.config.site && (header.epoch, header.instance) == (voice.epoch, voice.instance);
+        match (&record.body, verdict) {
+            (Body::Push(push), Verdict::Push(judgements)) => {
+                let work = accepted(self.cache_repo(record), record, push, judgements);
+                if let Some(work) = work {
+                    let verdict = Accepted::new(offset, time_ms, header, &work);
+                    self.accepted.push(verdict);
+                    let pack = record.pack.clone();
+                    let source = if ours { Source::Here(pack) } else { Source::Inline(pack) };
+                    self.consumer.accept(now, out, offset, Work::Push(work), source);
+                }
+            }
+            (Body::RepoCreated(_) | Body::RepoConfigured(_) | Body::RepoDeleted(_), Verdict::Counted) => {
+                let repo = header.repo.clone().expect("the codec checked the scope");
+                let shape = shape_of(self.cache.repo(&repo));
+                self.consumer.accept(now, out, offset, Work::Repo { repo, shape }, Source::Log);
+            }
+            _ => {}
+        }
+        if ours && !matches!(record.body, Body::LogOpened(_) | Body::SiteStarted(_)) {
+            self.producer.judged(now, out, offset, header.seq, verdict);
+        }
+    }
+
+    fn cache_repo(&self, record: &Record) -> Option<&crate::table::RepoEntry> {
+        record.header.repo.as_ref().and_then(|repo| self.cache.repo(repo))
+    }
+
+    /// Producer work that follows from anything that may have changed.
+    pub(crate) fn produce(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
+        for id in self.producer.checking() {
+            self.check(now, out, id);
+        }
+        self.producer.append_next(now, out, voice);
+    }
+
+    /// Checks one push or order.
+    pub(crate) fn check(&mut self, now: Now, out: &mut Out, id: crate::ids::PushId) {
+        self.producer.check(now, out, &self.fold, &mut self.cache, &self.consumer, id);
+    }
+
+    /// What the next commit would write of the tables, and which round confirms it.
+    pub(crate) fn evict(&mut self) {
+        let queued = self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok());
+        let mut wanted: BTreeSet<TableKey> = queued.flat_map(|record| self.fold.needs(&self.cache, record)).collect();
+        wanted.extend(self.producer.wanted(&self.fold, &self.cache));
+        self.cache.evict(&wanted);
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        [self.retry, self.consumer.poll_timeout(), self.producer.poll_timeout()].into_iter().flatten().min()
+    }
+
+    pub(crate) fn wake(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
+        if self.retry.is_some_and(|at| at <= now.at) {
+            self.retry = None;
+        }
+        self.consumer.wake(now, out);
+        self.producer.wake(now, out, voice);
+        self.read(out);
+    }
+
+    /// The position of reading is at the log's end as last seen, and everything read is judged.
+    pub(crate) fn at_end(&self) -> bool {
+        self.caught_up && self.queue.is_empty() && self.position >= self.end
+    }
+
+    /// Whether everything below the position is judged, so that the position itself can be reported. Offsets have gaps,
+    /// and a log whose last offset is a gap is still caught up.
+    pub(crate) fn folded_to(&self) -> Offset {
+        self.queue.front().map_or(self.position, |next| next.offset)
+    }
+
+    /// Git shows all that the log held when this daemon started, but for what cannot be had.
+    pub(crate) fn serves(&self) -> bool {
+        self.caught_up && !self.consumer.has_open_before(self.start_end)
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.cache.len() + self.queue.len() + self.consumer.held() + self.producer.held()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        let unread = usize::from(!self.at_end());
+        unread + self.queue.len() + self.producer.held() + usize::from(!self.consumer.is_idle())
+    }
+}
+
+/// What an accepted push leaves to be done; nothing if it changed nothing.
+fn accepted(
+    repo: Option<&crate::table::RepoEntry>,
+    record: &Record,
+    push: &Push,
+    judgements: &[Judgement],
+) -> Option<PushWork> {
+    let repo = repo?;
+    let changes: Vec<Change> = push
+        .updates
+        .iter()
+        .zip(judgements)
+        .filter_map(|(update, judgement)| match judgement {
+            Judgement::Accepted { from } => Some(Change { name: update.name.clone(), from: *from, new: update.new }),
+            Judgement::Unchanged | Judgement::Rejected(_) => None,
+        })
+        .collect();
+    (!changes.is_empty()).then(|| PushWork {
+        repo: record.header.repo.clone().expect("the codec checked the scope"),
+        incarnation: repo.incarnation,
+        origin: record.header.site.clone(),
+        replicated: repo.visibility == Visibility::Replicated,
+        changes,
+        haves: push.haves.clone(),
+    })
+}

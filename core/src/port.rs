@@ -1,0 +1,615 @@
+//! The words in which the core speaks with the world: facts in, orders out.
+//!
+//! Owns no state but the numbering of questions. Every order that expects an answer carries an [`Op`]; a late,
+//! repeated or unknown answer is dropped by [`Out::owner`].
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::ids::{Incarnation, Instance, Offset, Oid, Op, Partition, PushId};
+use crate::journal::Commit;
+use crate::names::{RefName, RepoName, SiteId};
+use crate::progress::Report;
+use crate::record::{Decoded, Have, MemberState, RepoConfigured, Visibility};
+use crate::table::{TableEntry, TableKey};
+use crate::time::Instant;
+
+/// The driver's clocks at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Now {
+    /// Monotonic: deadlines.
+    pub at: Instant,
+    /// Wall clock in milliseconds since 1970: shown to people, never decided by.
+    pub wall_ms: u64,
+}
+
+/// A log with an order of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    /// The records.
+    PushData(Partition),
+    /// What each site has.
+    Progress,
+    /// What every active site has, for third parties.
+    Replicated,
+}
+
+/// A value read from a topic, parsed by the core's own codec.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// From `pushdata`.
+    Record(Arc<Decoded>),
+    /// From `progress`; `None` if it does not parse.
+    Progress(Option<Arc<Report>>),
+    /// From `replicatedpushdata`; `None` if it does not parse.
+    Published(Option<Arc<crate::aggregator::Published>>),
+}
+
+/// A value at its place.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// Its offset.
+    pub offset: Offset,
+    /// The log's clock at the append, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What it says.
+    pub value: Value,
+}
+
+/// A fact from outside.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// From the log.
+    Log(LogInput),
+    /// From this site's repositories.
+    Git(GitInput),
+    /// From this site's journal.
+    Journal(JournalInput),
+    /// From somebody who wants something.
+    Client(ClientInput),
+}
+
+/// What the log answers.
+#[derive(Clone, Debug)]
+pub enum LogInput {
+    /// Records from the asked offset on, possibly none.
+    Read {
+        /// The question.
+        op: Op,
+        /// In offset order.
+        records: Vec<Read>,
+        /// Where to go on.
+        next: Offset,
+        /// The high watermark at the time of the read.
+        end: Offset,
+        /// The oldest offset that the log still holds.
+        start: Offset,
+    },
+    /// The log could not be read; nothing is known.
+    ReadFailed {
+        /// The question.
+        op: Op,
+    },
+    /// Durable there.
+    Appended {
+        /// The question.
+        op: Op,
+        /// Where.
+        offset: Offset,
+    },
+    /// Certainly not there.
+    AppendRefused {
+        /// The question.
+        op: Op,
+    },
+    /// There, not there, or there later.
+    AppendUnknown {
+        /// The question.
+        op: Op,
+    },
+}
+
+/// What a repository answers.
+#[derive(Clone, Debug)]
+pub enum GitInput {
+    /// To [`GitEffect::Prepare`].
+    Prepared {
+        /// The question.
+        op: Op,
+        /// The pack, or why there is none.
+        outcome: Prepared,
+    },
+    /// To [`GitEffect::Receive`].
+    Received {
+        /// The question.
+        op: Op,
+        /// Whether everything is here.
+        outcome: Received,
+    },
+    /// To [`GitEffect::SetRefs`].
+    RefsSet {
+        /// The question.
+        op: Op,
+        /// One result an edit, in order.
+        results: Vec<RefSet>,
+    },
+    /// To [`GitEffect::EnsureRepo`], [`GitEffect::Flush`] and [`GitEffect::Fetch`].
+    Done {
+        /// The question.
+        op: Op,
+        /// Whether it worked.
+        ok: bool,
+    },
+}
+
+/// A push's pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// All that the new values need and the boundary does not hold.
+    Pack {
+        /// The bytes; empty if nothing is needed.
+        pack: Arc<[u8]>,
+        /// Which of the offered boundary values the walk stopped at.
+        used: Vec<Have>,
+        /// For each update: it is no fast-forward.
+        forced: Vec<bool>,
+    },
+    /// The pack is longer than allowed.
+    TooLarge {
+        /// At least this many bytes.
+        bytes: u64,
+    },
+    /// An object is not in the store.
+    Missing(Oid),
+    /// The store could not be read.
+    Failed(String),
+}
+
+/// Whether objects are complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Walked from the tips: nothing is missing.
+    Complete,
+    /// The walk met this id, which is not here.
+    Missing(Oid),
+    /// The store could not be read or written.
+    Failed,
+}
+
+/// What a compare-and-set in Git came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefSet {
+    /// It is at the new value.
+    Done,
+    /// It is elsewhere, and stays there.
+    Refused {
+        /// Where.
+        actual: Option<Oid>,
+    },
+    /// It could not be tried (a lock, a name in the way).
+    Failed,
+}
+
+/// What the journal answers.
+#[derive(Clone, Debug)]
+pub enum JournalInput {
+    /// To [`JournalEffect::ReadTable`].
+    TableRead {
+        /// The question.
+        op: Op,
+        /// One entry a key.
+        entries: Vec<(TableKey, Option<TableEntry>)>,
+    },
+    /// The commit is durable.
+    Committed {
+        /// The question.
+        op: Op,
+    },
+    /// To [`JournalEffect::ReadVerdicts`].
+    VerdictsRead {
+        /// The question.
+        op: Op,
+        /// In offset order.
+        verdicts: Vec<crate::aggregator::Accepted>,
+    },
+}
+
+/// One update as a client asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The ref, unparsed: a bad name is answered for this ref alone.
+    pub name: String,
+    /// What the client saw.
+    pub old: Option<Oid>,
+    /// What it wants.
+    pub new: Option<Oid>,
+}
+
+/// A repository or membership change that somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A new repository.
+    CreateRepo {
+        /// Its name.
+        repo: RepoName,
+        /// HEAD.
+        head: RefName,
+        /// Visibility.
+        visibility: Visibility,
+    },
+    /// Another configuration.
+    ConfigureRepo {
+        /// Its name.
+        repo: RepoName,
+        /// What changes.
+        wish: RepoConfigured,
+    },
+    /// The end of a repository.
+    DeleteRepo {
+        /// Its name.
+        repo: RepoName,
+    },
+    /// A site's membership.
+    ChangeMember {
+        /// The site.
+        site: SiteId,
+        /// Its new state.
+        state: MemberState,
+        /// Who asks.
+        author: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What people and hooks ask for.
+#[derive(Clone, Debug)]
+pub enum ClientInput {
+    /// A push, its objects in this site's store.
+    Push {
+        /// Drawn by the adapter, unique at this site.
+        id: PushId,
+        /// The repository.
+        repo: RepoName,
+        /// All or none.
+        atomic: bool,
+        /// What it wants.
+        updates: Vec<Wish>,
+    },
+    /// An operator's order.
+    Order {
+        /// Drawn by the adapter, unique at this site.
+        id: PushId,
+        /// What is to be done.
+        order: Order,
+    },
+}
+
+/// An order to the outside.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// To the log.
+    Log(LogEffect),
+    /// To this site's repositories.
+    Git(GitEffect),
+    /// To this site's journal.
+    Journal(JournalEffect),
+    /// To whoever asked, and to whoever watches.
+    Client(ClientEffect),
+}
+
+/// Orders to the log.
+#[derive(Clone, Debug)]
+pub enum LogEffect {
+    /// Read records.
+    Read {
+        /// The question.
+        op: Op,
+        /// Where.
+        topic: Topic,
+        /// From which offset.
+        from: Offset,
+        /// At most so many.
+        max: usize,
+        /// Answer only when there is something, if there is nothing now.
+        wait: bool,
+    },
+    /// Append a value, durable at all in-sync replicas before the answer.
+    Append {
+        /// The question.
+        op: Op,
+        /// Where.
+        topic: Topic,
+        /// For partitioning and compaction.
+        key: String,
+        /// What.
+        value: Arc<[u8]>,
+        /// Only if this is the topic's end; otherwise refused.
+        expect: Option<Offset>,
+    },
+}
+
+/// What a walk may stop at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hide {
+    /// Whatever this ref shows at this site now: what is shown is complete.
+    Shown(RefName),
+    /// A value proved complete here, and not shown yet.
+    Proved(Oid),
+}
+
+/// A compare-and-set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// The ref.
+    pub name: RefName,
+    /// What it must be at.
+    pub old: Option<Oid>,
+    /// What it becomes.
+    pub new: Option<Oid>,
+    /// `old` was set by nobody we know: hold it by `refs/refrain/found/` first.
+    pub found: bool,
+}
+
+/// What a repository should be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RepoShape {
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// What HEAD points to.
+    pub head: RefName,
+}
+
+/// Orders to this site's repositories.
+#[derive(Clone, Debug)]
+pub enum GitEffect {
+    /// Cut the pack of a push: walk from the new values, stop at the offered values.
+    Prepare {
+        /// The question.
+        op: Op,
+        /// The repository.
+        repo: RepoName,
+        /// Old and new value of each update.
+        updates: Vec<(Option<Oid>, Option<Oid>)>,
+        /// What the fold holds; values whose objects are not here are left out.
+        offered: Vec<Have>,
+        /// Longest pack in bytes.
+        pack_max: u64,
+    },
+    /// Write a pack's objects, then prove that nothing that `tips` need is missing.
+    Receive {
+        /// The question.
+        op: Op,
+        /// The repository.
+        repo: RepoName,
+        /// The pack, unless the objects should be here already.
+        pack: Option<Arc<[u8]>>,
+        /// Values to prove.
+        tips: Vec<Oid>,
+        /// Where the proof may stop.
+        hide: Vec<Hide>,
+        /// Hold the tips against gc under this offset's name until it is released.
+        keep: Option<Offset>,
+    },
+    /// Fetch what `tips` need from a peer.
+    Fetch {
+        /// The question.
+        op: Op,
+        /// The repository.
+        repo: RepoName,
+        /// The peer.
+        from: SiteId,
+        /// What is wanted.
+        tips: Vec<Oid>,
+        /// Refs whose shown values are here.
+        haves: Vec<RefName>,
+    },
+    /// Set refs: deletions in one transaction, then the others in another.
+    SetRefs {
+        /// The question.
+        op: Op,
+        /// The repository.
+        repo: RepoName,
+        /// What is to be set.
+        edits: Vec<Edit>,
+        /// Kept offsets that the edits make superfluous.
+        release: Vec<Offset>,
+    },
+    /// Make a repository be as it should: there, with this HEAD and hooks, or gone. One of another life is moved away.
+    EnsureRepo {
+        /// The question.
+        op: Op,
+        /// The repository.
+        repo: RepoName,
+        /// What it should be; `None`: gone.
+        shape: Option<RepoShape>,
+    },
+    /// Make all that was written to these repositories durable.
+    Flush {
+        /// The question.
+        op: Op,
+        /// The repositories.
+        repos: Vec<RepoName>,
+    },
+}
+
+/// Orders to the journal.
+#[derive(Clone, Debug)]
+pub enum JournalEffect {
+    /// Read table entries.
+    ReadTable {
+        /// The question.
+        op: Op,
+        /// Whose tables.
+        partition: Partition,
+        /// Which.
+        keys: Vec<TableKey>,
+    },
+    /// One transaction, durable before the answer.
+    Commit {
+        /// The question.
+        op: Op,
+        /// What it changes.
+        commit: Commit,
+    },
+    /// Read accepted pushes that were not yet republished.
+    ReadVerdicts {
+        /// The question.
+        op: Op,
+        /// Whose.
+        partition: Partition,
+        /// From which offset.
+        from: Offset,
+        /// At most so many.
+        max: usize,
+    },
+}
+
+/// What one ref of a push came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// As wished.
+    Ok,
+    /// Not; the text starts with one of the words of `INTERFACE.md`.
+    No(String),
+}
+
+/// Something that somebody should see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A ref was changed behind the daemon, and is put back.
+    ForeignRef {
+        /// Where.
+        repo: RepoName,
+        /// Which.
+        name: RefName,
+        /// The value found.
+        actual: Option<Oid>,
+    },
+    /// An update's objects cannot be had for now.
+    Parked {
+        /// Where.
+        partition: Partition,
+        /// Of which record.
+        offset: Offset,
+        /// What is missing.
+        missing: Oid,
+    },
+    /// A partition stopped; an operator decides.
+    Stopped {
+        /// Which.
+        partition: Partition,
+        /// Why.
+        why: String,
+    },
+    /// Pushes to this site would succeed now.
+    Ready,
+    /// The instance in force.
+    InForce {
+        /// It.
+        instance: Instance,
+    },
+}
+
+/// Orders towards people.
+#[derive(Clone, Debug)]
+pub enum ClientEffect {
+    /// The answer to a push.
+    Reply {
+        /// Which.
+        id: PushId,
+        /// One answer an update, in order.
+        answers: Vec<Answer>,
+        /// Lines for the person, beside the answers.
+        remote: Vec<String>,
+    },
+    /// The answer to an order.
+    Ordered {
+        /// Which.
+        id: PushId,
+        /// Where it counted, or why not.
+        outcome: Result<(Partition, Offset), String>,
+    },
+    /// Something to see.
+    Notice(Notice),
+    /// Stop this daemon.
+    Exit {
+        /// With this code.
+        code: u8,
+        /// Because of this.
+        why: String,
+    },
+}
+
+/// Who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    ReadRecords(Partition),
+    /// A look at where a partition ends.
+    Probe(Partition),
+    /// The last folded record, to recognise the log by.
+    Recognise(Partition),
+    ReadPack(Partition, Offset),
+    ReadProgress,
+    ReadPublished,
+    FoldTable(Partition),
+    PushTable(Partition, PushId),
+    Append(Partition, crate::ids::Seq),
+    SessionAppend(Partition),
+    Report,
+    Publish,
+    Prepare(Partition, PushId),
+    Receive(Partition, RepoName, Offset),
+    Fetch(Partition, RepoName, Offset),
+    SetRefs(Partition, RepoName),
+    Ensure(Partition, RepoName),
+    Flush,
+    Commit,
+    Verdicts(Partition),
+}
+
+/// Orders in the making, and the open questions.
+#[derive(Debug, Default)]
+pub struct Out {
+    last: u64,
+    open: BTreeMap<Op, Owner>,
+    effects: Vec<Effect>,
+}
+
+impl Out {
+    pub(crate) fn ask(&mut self, owner: Owner) -> Op {
+        self.last += 1;
+        self.open.insert(Op(self.last), owner);
+        Op(self.last)
+    }
+
+    pub(crate) fn owner(&mut self, op: Op) -> Option<Owner> {
+        self.open.remove(&op)
+    }
+
+    pub(crate) fn log(&mut self, effect: LogEffect) {
+        self.effects.push(Effect::Log(effect));
+    }
+
+    pub(crate) fn git(&mut self, effect: GitEffect) {
+        self.effects.push(Effect::Git(effect));
+    }
+
+    pub(crate) fn journal(&mut self, effect: JournalEffect) {
+        self.effects.push(Effect::Journal(effect));
+    }
+
+    pub(crate) fn client(&mut self, effect: ClientEffect) {
+        self.effects.push(Effect::Client(effect));
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.client(ClientEffect::Notice(notice));
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Effect> {
+        core::mem::take(&mut self.effects)
+    }
+}

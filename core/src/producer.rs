@@ -1,0 +1,483 @@
+//! The producer: takes pushes, appends each as one record, and answers when its own partition has judged it.
+//!
+//! Owns the open pushes of one partition and the appends under way. Promises that *ok* and *refused* are said only
+//! when the partition says so, or when nothing was and nothing will be appended. An append with unknown outcome is
+//! resolved by reading on: its record appears, or a later one of ours does and it is void for ever. Never appends
+//! again on a guess.
+
+mod intake;
+pub(crate) mod words;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::config::{APPENDS_MAX, Ack, BARRIER_AFTER, Config, RETRY_AFTER};
+use crate::ids::{Epoch, Incarnation, Instance, Offset, Partition, PushId, Seq};
+use crate::mutant::Mutant;
+use crate::names::{RepoName, SiteId};
+use crate::port::{Answer, ClientEffect, LogEffect, Now, Order, Out, Owner, Topic, Wish};
+use crate::progress::Peers;
+use crate::record::{Body, Header, Push, Record, Update};
+use crate::refdb::{Judgement, Members, Verdict};
+use crate::time::Instant;
+
+/// The pair that this daemon speaks as, and its numbers: one sequence a site, over all partitions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Voice {
+    pub epoch: Epoch,
+    pub instance: Instance,
+    pub seq: Seq,
+}
+
+impl Voice {
+    pub(crate) fn next(&mut self) -> Seq {
+        self.seq = self.seq.next();
+        self.seq
+    }
+}
+
+/// One partition's producer.
+#[derive(Debug)]
+pub struct Producer {
+    partition: Partition,
+    config: Arc<Config>,
+    /// In force in this partition: records count.
+    pub(crate) in_force: bool,
+    jobs: BTreeMap<PushId, Job>,
+    /// Appends whose place is not known, by sequence.
+    appends: BTreeMap<Seq, Append>,
+    /// Jobs whose record waits for a place among the appends.
+    queue: VecDeque<PushId>,
+    /// When a barrier is due for the unknown ones.
+    barrier: Option<Instant>,
+    /// Refused appends are tried again then.
+    retry: Option<Instant>,
+}
+
+/// Something a client waits for.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub repo: Option<RepoName>,
+    pub want: Want,
+    pub deadline: Instant,
+    pub answered: bool,
+    pub stage: Stage,
+}
+
+/// What the client wants.
+#[derive(Debug)]
+pub(super) enum Want {
+    Push(PushJob),
+    Order(Order),
+}
+
+/// A push, possibly cut into several records.
+#[derive(Debug)]
+pub(super) struct PushJob {
+    pub atomic: bool,
+    /// One place an update, as the client sent them; filled when known.
+    pub answers: Vec<Option<Answer>>,
+    /// Updates not yet in a record: place and update, deletions first.
+    pub rest: Vec<(usize, Update)>,
+    /// Updates of the record under way.
+    pub batch: Vec<(usize, Update)>,
+    /// Records accepted here whose refs are to be shown.
+    pub showing: BTreeSet<Offset>,
+    /// Records that counted, for the acknowledgement by other sites.
+    pub accepted: BTreeSet<Offset>,
+    pub remote: Vec<String>,
+}
+
+/// Where a job stands.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Table entries are being read, or may be asked for.
+    Checking,
+    /// The pack is being cut.
+    Preparing { incarnation: Incarnation, base: Offset },
+    /// Ready to be appended, or appended and not judged. Kept to be appended again once it is void for ever.
+    Appending { record: Arc<Record> },
+    /// Judged; waits for refs to be shown, or for other sites.
+    Waiting,
+}
+
+#[derive(Debug)]
+struct Append {
+    /// `None` for a barrier.
+    job: Option<PushId>,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Asked,
+    Done,
+    Unknown,
+}
+
+impl Producer {
+    pub(crate) fn new(partition: Partition, config: Arc<Config>) -> Self {
+        Self {
+            partition,
+            config,
+            in_force: false,
+            jobs: BTreeMap::new(),
+            appends: BTreeMap::new(),
+            queue: VecDeque::new(),
+            barrier: None,
+            retry: None,
+        }
+    }
+
+    /// Appends what waits, as long as there is room.
+    pub(crate) fn append_next(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
+        while self.appends.len() < APPENDS_MAX && self.retry.is_none() {
+            let Some(id) = self.queue.pop_front() else { return };
+            let Some(Job { stage: Stage::Appending { record }, .. }) = self.jobs.get(&id) else { continue };
+            let record = record.clone();
+            self.append(now, out, voice, Some(id), &record);
+        }
+    }
+
+    fn append(&mut self, now: Now, out: &mut Out, voice: &mut Voice, job: Option<PushId>, record: &Record) {
+        let seq = voice.next();
+        let header = Header {
+            site: self.config.site.clone(),
+            instance: voice.instance,
+            epoch: voice.epoch,
+            seq,
+            time_ms: now.wall_ms,
+            ..record.header.clone()
+        };
+        let key = header.repo.as_ref().map_or_else(String::new, |repo| repo.as_str().to_string());
+        let record = Record { header, body: record.body.clone(), pack: record.pack.clone() };
+        match record.encode() {
+            Ok(value) => {
+                self.appends.insert(seq, Append { job, outcome: Outcome::Asked });
+                let op = out.ask(Owner::Append(self.partition, seq));
+                let topic = Topic::PushData(self.partition);
+                out.log(LogEffect::Append { op, topic, key, value: Arc::from(value), expect: None });
+            }
+            Err(why) => {
+                if let Some(id) = job {
+                    self.fail(out, id, &words::too_large(&why.0));
+                }
+            }
+        }
+    }
+
+    /// The record of `seq` is durable. Its verdict comes with the fold.
+    pub(crate) fn appended(&mut self, seq: Seq) {
+        if let Some(append) = self.appends.get_mut(&seq) {
+            append.outcome = Outcome::Done;
+        }
+    }
+
+    /// The record of `seq` is certainly not in the log: it may go again under a new number.
+    pub(crate) fn append_refused(&mut self, now: Now, out: &mut Out, seq: Seq) {
+        let Some(append) = self.appends.remove(&seq) else { return };
+        self.retry = Some(now.at + RETRY_AFTER);
+        match append.job {
+            Some(id) => self.again(now, out, id, words::LOG_DOWN),
+            None => self.barrier = Some(now.at + BARRIER_AFTER),
+        }
+    }
+
+    /// Nobody knows whether the record of `seq` is there, or will be.
+    pub(crate) fn append_unknown(&mut self, now: Now, out: &mut Out, voice: &mut Voice, seq: Seq) {
+        let Some(append) = self.appends.get_mut(&seq) else { return };
+        append.outcome = Outcome::Unknown;
+        let job = append.job;
+        if self.config.mutants.on(Mutant::ReappendOnUnknown)
+            && let Some(id) = job
+            && let Some(Job { stage: Stage::Appending { record }, .. }) = self.jobs.get(&id)
+        {
+            let record = record.clone();
+            self.append(now, out, voice, Some(id), &record);
+            return;
+        }
+        if self.barrier.is_none() {
+            self.barrier = Some(now.at + BARRIER_AFTER);
+        }
+    }
+
+    /// A job whose record is void for ever, or was never there: appended again while its client waits.
+    fn again(&mut self, now: Now, out: &mut Out, id: PushId, why: &str) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if job.answered {
+            self.jobs.remove(&id);
+        } else if job.deadline <= now.at {
+            self.fail(out, id, why);
+        } else {
+            self.queue.push_back(id);
+        }
+    }
+
+    /// The fold judged a record of this daemon's pair. Everything of ours with a lower sequence that has not appeared
+    /// is void for ever.
+    pub(crate) fn judged(&mut self, now: Now, out: &mut Out, offset: Offset, seq: Seq, verdict: &Verdict) {
+        let counts = !matches!(verdict, Verdict::Void(crate::refdb::Void::OldSequence));
+        let mut seq_of_job = seq;
+        if self.config.mutants.on(Mutant::FirstVerdictWins) {
+            seq_of_job = self.appends.keys().next().copied().unwrap_or(seq);
+        }
+        if counts && let Some(append) = self.appends.remove(&seq_of_job) {
+            if let Some(id) = append.job {
+                self.decided(out, id, offset, verdict);
+            }
+            let dead: Vec<Seq> = self.appends.range(..seq).map(|(seq, _)| *seq).collect();
+            for seq in dead {
+                if let Some(id) = self.appends.remove(&seq).and_then(|append| append.job) {
+                    self.again(now, out, id, words::LOST);
+                }
+            }
+        }
+        if !self.appends.values().any(|append| append.outcome == Outcome::Unknown) {
+            self.barrier = None;
+        }
+    }
+
+    fn decided(&mut self, out: &mut Out, id: PushId, offset: Offset, verdict: &Verdict) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.stage = Stage::Waiting;
+        let Want::Push(push) = &mut job.want else {
+            let outcome = match verdict {
+                Verdict::Counted => Ok((self.partition, offset)),
+                Verdict::Void(void) => Err(words::order_void(void)),
+                Verdict::Push(_) => Err(words::LOST.to_string()),
+            };
+            if !job.answered {
+                out.client(ClientEffect::Ordered { id, outcome });
+            }
+            self.jobs.remove(&id);
+            return;
+        };
+        let batch = core::mem::take(&mut push.batch);
+        match verdict {
+            Verdict::Push(judgements) => {
+                push.accepted.insert(offset);
+                push.showing.insert(offset);
+                for ((place, update), judgement) in batch.iter().zip(judgements) {
+                    push.answers[*place] = Some(match judgement {
+                        Judgement::Accepted { .. } | Judgement::Unchanged => Answer::Ok,
+                        Judgement::Rejected(why) => Answer::No(words::rejection(&update.name, why)),
+                    });
+                }
+            }
+            Verdict::Void(_) | Verdict::Counted => {
+                for (place, _) in &batch {
+                    push.answers[*place] = Some(Answer::No(words::LOST.to_string()));
+                }
+            }
+        }
+        if !push.rest.is_empty() {
+            // The next record's pack may stop at what this one brought, now that it is judged.
+            job.stage = Stage::Checking;
+        }
+    }
+
+    /// Answers what can be answered: decided, shown at this site, and held by as many others as asked for.
+    pub(crate) fn settle(&mut self, out: &mut Out, behind: impl Fn(Offset) -> bool, members: &Members, peers: &Peers) {
+        let early = self.config.mutants.on(Mutant::ReplyBeforeShown);
+        let mut done = Vec::new();
+        for (id, job) in &mut self.jobs {
+            let (Stage::Waiting, Want::Push(push)) = (&job.stage, &mut job.want) else { continue };
+            push.showing.retain(|offset| !early && behind(*offset));
+            let held = push
+                .accepted
+                .iter()
+                .all(|offset| self.config.ack.is_met(self.partition, *offset, &self.config, members, peers));
+            if push.showing.is_empty() && (held || !push.answers.contains(&Some(Answer::Ok))) {
+                done.push(*id);
+            }
+        }
+        for id in done {
+            self.reply(out, id, &[]);
+            self.jobs.remove(&id);
+        }
+    }
+
+    fn reply(&mut self, out: &mut Out, id: PushId, remote: &[&str]) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.answered) else { return };
+        job.answered = true;
+        match &mut job.want {
+            Want::Push(push) => {
+                push.remote.extend(remote.iter().map(|line| (*line).to_string()));
+                let lost = Answer::No(words::LOST.to_string());
+                let answers = push.answers.iter().map(|answer| answer.clone().unwrap_or(lost.clone())).collect();
+                out.client(ClientEffect::Reply { id, answers, remote: push.remote.clone() });
+            }
+            Want::Order(_) => out.client(ClientEffect::Ordered { id, outcome: Err(words::LOST.to_string()) }),
+        }
+    }
+
+    /// Answers every open update with `why` and forgets the job. Only for jobs with nothing appended that could still
+    /// count.
+    pub(super) fn fail(&mut self, out: &mut Out, id: PushId, why: &str) {
+        let Some(mut job) = self.jobs.remove(&id) else { return };
+        if job.answered {
+            return;
+        }
+        match &mut job.want {
+            Want::Push(push) => {
+                let no = Answer::No(why.to_string());
+                let answers = push.answers.iter().map(|answer| answer.clone().unwrap_or(no.clone())).collect();
+                out.client(ClientEffect::Reply { id, answers, remote: push.remote.clone() });
+            }
+            Want::Order(_) => out.client(ClientEffect::Ordered { id, outcome: Err(why.to_string()) }),
+        }
+    }
+
+    /// Another pair speaks for this site. What this partition decided is told as decided; what it does not hold now
+    /// will never count; of what hangs in another partition nobody here knows.
+    pub(crate) fn fenced(&mut self, out: &mut Out, here: bool) {
+        let only_here = here || self.config.mutants.on(Mutant::FenceOfAnotherPartition);
+        let ids: Vec<PushId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            let job = &self.jobs[&id];
+            let appended = self.appends.values().any(|append| append.job == Some(id));
+            match &job.stage {
+                Stage::Waiting if !self.config.mutants.on(Mutant::FenceRefusesDecided) => {
+                    self.reply(out, id, &[words::STILL_APPLYING]);
+                }
+                _ if appended && !only_here => self.undecided(out, id),
+                _ => self.fail(out, id, words::FENCED),
+            }
+        }
+    }
+
+    fn undecided(&mut self, out: &mut Out, id: PushId) {
+        let seconds = self.config.push_timeout.as_secs();
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.answered) else { return };
+        job.answered = true;
+        let text = words::undecided(seconds);
+        match &mut job.want {
+            Want::Push(push) => {
+                let no = Answer::No(text);
+                let answers = push.answers.iter().map(|answer| answer.clone().unwrap_or(no.clone())).collect();
+                out.client(ClientEffect::Reply { id, answers, remote: push.remote.clone() });
+            }
+            Want::Order(_) => out.client(ClientEffect::Ordered { id, outcome: Err(text) }),
+        }
+    }
+
+    /// When to call [`Producer::wake`].
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let deadlines = self.jobs.values().filter(|job| !job.answered).map(|job| job.deadline);
+        deadlines.chain(self.barrier).chain(self.retry).min()
+    }
+
+    /// Deadlines: barriers, tries again, and clients who waited long enough.
+    pub(crate) fn wake(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
+        if self.retry.is_some_and(|at| at <= now.at) {
+            self.retry = None;
+        }
+        if self.barrier.is_some_and(|at| at <= now.at) {
+            self.barrier = Some(now.at + BARRIER_AFTER * 4);
+            self.say(now, out, voice, Body::Barrier(crate::record::Barrier {}));
+        }
+        let late: Vec<PushId> =
+            self.jobs.iter().filter(|(_, job)| !job.answered && job.deadline <= now.at).map(|(id, _)| *id).collect();
+        for id in late {
+            self.out_of_time(out, id);
+        }
+        self.append_next(now, out, voice);
+    }
+
+    fn out_of_time(&mut self, out: &mut Out, id: PushId) {
+        let appended = self.appends.values().any(|append| append.job == Some(id));
+        match &self.jobs[&id].stage {
+            Stage::Waiting => {
+                self.reply(out, id, &[words::STILL_APPLYING]);
+                self.jobs.remove(&id);
+            }
+            Stage::Appending { .. } if appended && self.config.mutants.on(Mutant::RefuseOnTimeout) => {
+                self.fail(out, id, words::LOG_DOWN);
+            }
+            Stage::Appending { .. } if appended => self.undecided(out, id),
+            Stage::Appending { .. } => self.fail(out, id, words::LOG_DOWN),
+            Stage::Checking | Stage::Preparing { .. } => self.fail(out, id, words::TOO_SLOW),
+        }
+    }
+
+    /// Appends a record that nobody waits for.
+    pub(crate) fn say(&mut self, now: Now, out: &mut Out, voice: &mut Voice, body: Body) {
+        if self.appends.len() < 2 * APPENDS_MAX {
+            let record = Record { header: self.header(None, None), body, pack: Arc::from([]) };
+            self.append(now, out, voice, None, &record);
+        }
+    }
+
+    /// The partition stopped: what is appended may be decided by the others, nothing else goes out from here.
+    pub(crate) fn stop(&mut self, out: &mut Out) {
+        self.in_force = false;
+        let ids: Vec<PushId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            if self.appends.values().any(|append| append.job == Some(id)) {
+                self.undecided(out, id);
+            } else if matches!(self.jobs[&id].stage, Stage::Waiting) {
+                self.reply(out, id, &[words::STILL_APPLYING]);
+            } else {
+                self.fail(out, id, words::STOPPED);
+            }
+        }
+    }
+
+    fn header(&self, repo: Option<RepoName>, incarnation: Option<Incarnation>) -> Header {
+        Header {
+            repo,
+            incarnation,
+            site: self.config.site.clone(),
+            instance: Instance(0),
+            epoch: Epoch(0),
+            seq: Seq(0),
+            time_ms: 0,
+        }
+    }
+
+    /// Open jobs and appends.
+    pub(crate) fn held(&self) -> usize {
+        self.jobs.len() + self.appends.len() + self.queue.len()
+    }
+}
+
+impl Ack {
+    /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force is believed:
+    /// an old one may have promised what its disk has lost.
+    fn is_met(self, partition: Partition, offset: Offset, config: &Config, members: &Members, peers: &Peers) -> bool {
+        let flushed = |site: &SiteId| {
+            peers.of(site).and_then(|report| report.partitions.get(&partition)).is_some_and(|mark| mark.flushed(offset))
+        };
+        let others = members.table.keys().filter(|site| **site != config.site);
+        match self {
+            Ack::Log => true,
+            Ack::Sites(wanted) => others.filter(|site| flushed(site)).count() >= wanted as usize,
+            Ack::All => members.active().filter(|site| **site != config.site).all(flushed),
+        }
+    }
+}
+
+impl Order {
+    /// The repository, unless it is about a member.
+    pub(crate) fn repo(&self) -> Option<&RepoName> {
+        match self {
+            Order::CreateRepo { repo, .. } | Order::ConfigureRepo { repo, .. } | Order::DeleteRepo { repo } => {
+                Some(repo)
+            }
+            Order::ChangeMember { .. } => None,
+        }
+    }
+}
+
+/// A push as the log will see it.
+fn push_of(atomic: bool, batch: &[(usize, Update)], haves: Vec<crate::record::Have>, base: Offset) -> Push {
+    Push { atomic, updates: batch.iter().map(|(_, update)| update.clone()).collect(), haves, base }
+}
+
+/// What the client asked for, as the codec knows it.
+fn parse_wish(wish: &Wish) -> Result<Update, String> {
+    let name = crate::names::RefName::parse(&wish.name).map_err(|why| words::bad_name(why.0))?;
+    Ok(Update { name, old: wish.old, new: wish.new, forced: false })
+}

@@ -1,0 +1,282 @@
+//! From a client's wish to a record: fast refusals, the pack, the batches of a push that no record holds whole.
+
+use alloc::collections::BTreeSet;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::{Job, Producer, PushJob, Stage, Want, parse_wish, push_of, words};
+use crate::config::{PUSHES_MAX, RECENT_REFS_MAX};
+use crate::consumer::Consumer;
+use crate::ids::PushId;
+use crate::names::RepoName;
+use crate::port::{Answer, ClientEffect, GitEffect, JournalEffect, Now, Order, Out, Owner, Prepared, Wish};
+use crate::record::{
+    Body, HEADER_BYTES_MAX, Have, PACK_BYTES_MAX, Record, RepoCreated, RepoDeleted, UPDATES_MAX, Update,
+};
+use crate::refdb::{Fold, Judgement, boundary_names};
+use crate::table::{Cache, TableKey};
+
+/// Bytes of a header left for everything but the updates.
+const HEADER_RESERVE: usize = 96 * 1024;
+
+impl Producer {
+    /// A push arrives, its objects in this site's store.
+    pub(crate) fn push(&mut self, now: Now, out: &mut Out, id: PushId, repo: RepoName, atomic: bool, wishes: &[Wish]) {
+        let mut answers: Vec<Option<Answer>> = Vec::new();
+        let mut rest = Vec::new();
+        for (place, wish) in wishes.iter().enumerate() {
+            match parse_wish(wish) {
+                Ok(update) => {
+                    answers.push(None);
+                    rest.push((place, update));
+                }
+                Err(why) => answers.push(Some(Answer::No(why))),
+            }
+        }
+        let refusal = self.refusal(wishes.len());
+        if atomic && rest.len() < wishes.len() {
+            let culprit = answers.iter().position(Option::is_some).expect("one was refused");
+            let why = Answer::No(alloc::format!("atomic push failed: {} was refused (bad name)", wishes[culprit].name));
+            answers.iter_mut().filter(|answer| answer.is_none()).for_each(|answer| *answer = Some(why.clone()));
+            rest.clear();
+        }
+        // Deletions first, as they are judged, so that a split push judges alike.
+        rest.sort_by_key(|(_, update)| update.new.is_some());
+        let push = PushJob {
+            atomic,
+            answers,
+            rest,
+            batch: Vec::new(),
+            showing: BTreeSet::new(),
+            accepted: BTreeSet::new(),
+            remote: Vec::new(),
+        };
+        let nothing_left = push.rest.is_empty();
+        let deadline = now.at + self.config.push_timeout;
+        let job = Job { repo: Some(repo), want: Want::Push(push), deadline, answered: false, stage: Stage::Checking };
+        self.jobs.insert(id, job);
+        if let Some(why) = refusal {
+            self.fail(out, id, &why);
+        } else if nothing_left {
+            self.fail(out, id, words::LOST);
+        }
+    }
+
+    fn refusal(&self, updates: usize) -> Option<String> {
+        if !self.in_force {
+            return Some(words::STARTING.to_string());
+        }
+        if self.jobs.len() >= PUSHES_MAX {
+            return Some(words::TOO_MANY.to_string());
+        }
+        let max = self.config.updates_max;
+        (updates > max).then(|| words::too_large(&alloc::format!("{updates} updates, {max} are allowed")))
+    }
+
+    /// An operator's order arrives.
+    pub(crate) fn order(&mut self, now: Now, out: &mut Out, id: PushId, order: Order) {
+        if let Some(why) = self.refusal(0) {
+            out.client(ClientEffect::Ordered { id, outcome: Err(why) });
+            return;
+        }
+        let repo = order.repo().cloned();
+        let deadline = now.at + self.config.push_timeout;
+        self.jobs.insert(id, Job { repo, want: Want::Order(order), deadline, answered: false, stage: Stage::Checking });
+    }
+
+    /// Jobs that have to be checked.
+    pub(crate) fn checking(&self) -> Vec<PushId> {
+        self.jobs.iter().filter(|(_, job)| matches!(job.stage, Stage::Checking)).map(|(id, _)| *id).collect()
+    }
+
+    /// Table entries that checking waits for.
+    pub(crate) fn wanted(&self, fold: &Fold, cache: &Cache) -> BTreeSet<TableKey> {
+        let checking = self.jobs.values().filter(|job| matches!(job.stage, Stage::Checking));
+        checking.flat_map(|job| self.keys(fold, cache, job)).collect()
+    }
+
+    fn keys(&self, fold: &Fold, cache: &Cache, job: &Job) -> BTreeSet<TableKey> {
+        let Some(repo) = &job.repo else { return BTreeSet::new() };
+        let mut keys = BTreeSet::from([TableKey::Repo(repo.clone())]);
+        if let (Want::Push(push), true) = (&job.want, cache.has(&keys))
+            && let Some(entry) = cache.repo(repo)
+        {
+            let push = push_of(push.atomic, &push.rest, Vec::new(), fold.control().next);
+            let header = self.header(Some(repo.clone()), Some(entry.incarnation));
+            let record = Record { header, body: Body::Push(push), pack: Arc::from([]) };
+            keys.extend(fold.needs(cache, &record));
+            let life = entry.incarnation;
+            keys.extend(boundary_names(entry).into_iter().map(|name| TableKey::Ref(life, name)));
+        }
+        keys
+    }
+
+    /// Checks a job against the fold's table, asking for entries first if need be.
+    pub(crate) fn check(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        fold: &Fold,
+        cache: &mut Cache,
+        consumer: &Consumer,
+        id: PushId,
+    ) {
+        let Some(job) = self.jobs.get(&id).filter(|job| matches!(job.stage, Stage::Checking)) else { return };
+        let missing = cache.missing(&self.keys(fold, cache, job));
+        if !missing.is_empty() {
+            cache.read_started(&missing);
+            let op = out.ask(Owner::PushTable(self.partition, id));
+            return out.journal(JournalEffect::ReadTable { op, partition: self.partition, keys: missing });
+        }
+        match &job.want {
+            Want::Push(_) => self.check_push(out, fold, cache, consumer, id),
+            Want::Order(_) => self.check_order(now, out, fold, cache, id),
+        }
+    }
+
+    fn check_push(&mut self, out: &mut Out, fold: &Fold, cache: &Cache, consumer: &Consumer, id: PushId) {
+        let job = self.jobs.get_mut(&id).expect("it is being checked");
+        let repo = job.repo.clone().expect("a push has a repository");
+        let Want::Push(push) = &mut job.want else { return };
+        let Some(entry) = cache.repo(&repo) else { return self.fail(out, id, &words::no_repo()) };
+        // What the fold would refuse now is refused at once: nothing is appended, so nothing can come of it.
+        let preview = fold.preview(cache, entry, &push_of(push.atomic, &push.rest, Vec::new(), fold.control().next));
+        let mut kept = Vec::new();
+        let mut behind = false;
+        for ((place, update), judgement) in core::mem::take(&mut push.rest).into_iter().zip(preview) {
+            if let Judgement::Rejected(why) = judgement {
+                push.answers[place] = Some(Answer::No(words::rejection(&update.name, &why)));
+            } else if consumer.is_behind(&repo, &update.name) {
+                behind = true;
+                push.answers[place] = Some(Answer::No(words::BEHIND.to_string()));
+            } else {
+                kept.push((place, update));
+            }
+        }
+        if behind && push.atomic {
+            kept.clear();
+            push.answers.iter_mut().for_each(|answer| *answer = Some(Answer::No(words::BEHIND.to_string())));
+        }
+        let (batch, rest) = match split(kept, push.atomic) {
+            Ok(parts) => parts,
+            Err(why) => return self.fail(out, id, &words::too_large(&why)),
+        };
+        push.batch = batch;
+        push.rest = rest;
+        if push.batch.is_empty() {
+            job.stage = Stage::Waiting;
+            return;
+        }
+        job.stage = Stage::Preparing { incarnation: entry.incarnation, base: fold.control().next };
+        let offered = offered(cache, entry, &push.batch);
+        let pack_max = self.config.inline_max.min(PACK_BYTES_MAX as u64);
+        let updates = push.batch.iter().map(|(_, update)| (update.old, update.new)).collect();
+        let op = out.ask(Owner::Prepare(self.partition, id));
+        out.git(GitEffect::Prepare { op, repo, updates, offered, pack_max });
+    }
+
+    /// The answer to [`GitEffect::Prepare`].
+    pub(crate) fn prepared(&mut self, out: &mut Out, id: PushId, outcome: Prepared) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let (Stage::Preparing { incarnation, base }, Want::Push(push)) = (&job.stage, &mut job.want) else { return };
+        let (incarnation, base) = (*incarnation, *base);
+        match outcome {
+            Prepared::Pack { pack, used, forced } => {
+                for ((_, update), forced) in push.batch.iter_mut().zip(forced) {
+                    update.forced = forced;
+                }
+                let body = Body::Push(push_of(push.atomic, &push.batch, used, base));
+                let repo = job.repo.clone();
+                let header = self.header(repo, Some(incarnation));
+                let record = Arc::new(Record { header, body, pack });
+                self.jobs.get_mut(&id).expect("found above").stage = Stage::Appending { record };
+                self.queue.push_back(id);
+            }
+            Prepared::TooLarge { bytes } => {
+                let why = alloc::format!("the pack has more than {bytes} bytes; larger pushes are not built yet");
+                self.fail(out, id, &words::too_large(&why));
+            }
+            Prepared::Missing(oid) => {
+                self.fail(out, id, &alloc::format!("unavailable: object {oid} is not at this site; push again"));
+            }
+            Prepared::Failed(why) => {
+                self.fail(out, id, &alloc::format!("unavailable: this site cannot read the repository: {why}"));
+            }
+        }
+    }
+
+    fn check_order(&mut self, _now: Now, out: &mut Out, fold: &Fold, cache: &Cache, id: PushId) {
+        let job = self.jobs.get_mut(&id).expect("it is being checked");
+        let Want::Order(order) = &job.want else { return };
+        let entry = job.repo.as_ref().and_then(|repo| cache.repo(repo));
+        let life = entry.map(|entry| entry.incarnation);
+        let body = match order {
+            Order::CreateRepo { head, visibility, .. } => {
+                Body::RepoCreated(RepoCreated { head: head.clone(), visibility: *visibility })
+            }
+            Order::ConfigureRepo { wish, .. } => Body::RepoConfigured(wish.clone()),
+            Order::DeleteRepo { .. } => Body::RepoDeleted(RepoDeleted {}),
+            Order::ChangeMember { site, state, author, reason } => {
+                let members = &fold.control().members;
+                let mut table = members.table.clone();
+                table.insert(site.clone(), *state);
+                Body::SiteChanged(crate::record::SiteChanged {
+                    version: members.version + 1,
+                    members: table,
+                    ended: Default::default(),
+                    author: author.clone(),
+                    reason: reason.clone(),
+                })
+            }
+        };
+        let creates = matches!(body, Body::RepoCreated(_));
+        if job.repo.is_some() && creates == entry.is_some() {
+            let why = if creates { "the repository exists" } else { "there is no such repository" };
+            return self.fail(out, id, why);
+        }
+        let repo = job.repo.clone();
+        let header = self.header(repo, life.filter(|_| !creates));
+        let record = Arc::new(Record { header, body, pack: Arc::from([]) });
+        self.jobs.get_mut(&id).expect("found above").stage = Stage::Appending { record };
+        self.queue.push_back(id);
+    }
+}
+
+/// What goes into the next record, and what is left. An atomic push goes whole or not at all.
+#[expect(clippy::type_complexity, reason = "two lists of the same kind")]
+fn split(updates: Vec<(usize, Update)>, atomic: bool) -> Result<(Vec<(usize, Update)>, Vec<(usize, Update)>), String> {
+    // An update is its name (a quote is escaped to two bytes), two ids of 40 digits and some 60 bytes of JSON.
+    let cost = |update: &Update| 2 * update.name.as_str().len() + 150;
+    let mut bytes = HEADER_RESERVE;
+    let fits = updates
+        .iter()
+        .take(UPDATES_MAX)
+        .take_while(|(_, update)| {
+            bytes += cost(update);
+            bytes <= HEADER_BYTES_MAX
+        })
+        .count();
+    if fits == updates.len() {
+        return Ok((updates, Vec::new()));
+    }
+    if atomic {
+        let why = alloc::format!("an atomic push of {} updates, {fits} fit in one record", updates.len());
+        return Err(why);
+    }
+    let mut batch = updates;
+    let rest = batch.split_off(fits);
+    Ok((batch, rest))
+}
+
+/// Where the walk may stop: values that the fold holds, never what the store happens to contain.
+fn offered(cache: &Cache, entry: &crate::table::RepoEntry, batch: &[(usize, Update)]) -> Vec<Have> {
+    let mut names = boundary_names(entry);
+    names.extend(batch.iter().take(RECENT_REFS_MAX).map(|(_, update)| update.name.clone()));
+    names.sort_unstable();
+    names.dedup();
+    let value = |name: &crate::names::RefName| cache.reference(entry.incarnation, name).map(|entry| entry.value);
+    names.into_iter().filter_map(|name| value(&name).map(|value| Have { name, value })).collect()
+}
+
+const _: () = assert!(2 * RECENT_REFS_MAX < crate::record::HAVES_MAX);

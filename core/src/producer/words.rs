@@ -1,0 +1,69 @@
+//! What a pusher reads. Every text starts with one of the words of `INTERFACE.md` and says what to do.
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::names::RefName;
+use crate::refdb::{Rejection, Void};
+
+pub(crate) const LOG_DOWN: &str = "unavailable: replication log not available; all writes disabled";
+pub(crate) const LOST: &str = "unavailable: the replication log did not take the push; nothing was changed, try again";
+pub(crate) const TOO_SLOW: &str =
+    "unavailable: this site could not prepare the push in time; nothing was changed, try again";
+pub(crate) const BEHIND: &str = "unavailable: this site is still applying earlier pushes; try again";
+pub(crate) const STARTING: &str = "unavailable: this site is still starting; try again in a few seconds";
+pub(crate) const TOO_MANY: &str = "unavailable: too many pushes are waiting at this site; try again";
+pub(crate) const FENCED: &str = "unavailable: another daemon has taken over this site; nothing was changed, try again";
+pub(crate) const STOPPED: &str =
+    "unavailable: replication of this repository has stopped; ask an administrator of this site";
+pub(crate) const DRAINING: &str = "unavailable: this site is being drained; push to another one";
+pub(crate) const STILL_APPLYING: &str = "refrain: the push is decided; sites are still applying it";
+
+pub(crate) fn undecided(seconds: u64) -> String {
+    format!(
+        "undecided: the replication log did not answer within {seconds} s; fetch to see whether your push was applied"
+    )
+}
+
+pub(crate) fn too_large(why: &str) -> String {
+    format!("too large: {why}; push fewer refs at once")
+}
+
+pub(crate) fn bad_name(why: &str) -> String {
+    format!("denied: {why}")
+}
+
+pub(crate) fn no_repo() -> String {
+    String::from("denied: there is no such repository (any more)")
+}
+
+pub(crate) fn order_void(void: &Void) -> String {
+    match void {
+        Void::RepoExists => String::from("the repository exists"),
+        Void::NoSuchRepo => String::from("there is no such repository"),
+        other => format!("the log did not take it: {other}"),
+    }
+}
+
+/// Why an update was rejected. `since` is an offset, which every site names alike; people who want the time look at
+/// the log.
+pub(crate) fn rejection(name: &RefName, why: &Rejection) -> String {
+    match why {
+        Rejection::Stale { at: Some(at) } => {
+            format!("stale: {name} is at {} (pushed at {}); fetch and try again", at.value.short(), at.site)
+        }
+        Rejection::Stale { at: None } => format!("stale: {name} does not exist any more; fetch and try again"),
+        Rejection::NameConflict { with: Some(with) } => format!("name conflict: {with} exists; delete it first"),
+        Rejection::NameConflict { with: None } => {
+            format!("name conflict: there are refs below {name}/; delete them first")
+        }
+        Rejection::ReadOnly { reason } => format!("read only: {reason}"),
+        Rejection::DeletesDenied => String::from("denied: this repository refuses deletions"),
+        Rejection::NonFastForwardDenied => {
+            String::from("denied: this repository refuses updates that are no fast-forward")
+        }
+        Rejection::HeadBranch => format!("denied: HEAD points to {name}; point it elsewhere before deleting"),
+        Rejection::Atomic { culprit, why } => format!("atomic push failed: {culprit} was refused ({why})"),
+        Rejection::NoSuchRepo => no_repo(),
+    }
+}

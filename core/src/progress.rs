@@ -1,0 +1,138 @@
+//! What a site says of itself on `progress`, and what the others believe of it.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::EXCEPTIONS_MAX;
+use crate::ids::{Digest, Epoch, Instance, Offset, Partition};
+use crate::names::SiteId;
+use crate::record::PARTITIONS_MAX;
+
+/// Longest report in bytes: 1,024 partitions of up to 3 x 64 offsets would be 4 MiB, so a report names only partitions
+/// that were folded, and a site with all of them busy at once reports shorter lists.
+pub const REPORT_BYTES_MAX: usize = 768 * 1024;
+
+/// One site's report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The site.
+    pub site: SiteId,
+    /// The pair that says it.
+    pub epoch: Epoch,
+    /// The pair that says it.
+    pub instance: Instance,
+    /// Grows with every report of the pair, so that a late copy is recognised.
+    pub number: u64,
+    /// Per partition.
+    pub partitions: BTreeMap<Partition, Mark>,
+}
+
+/// How far a site is in a partition: everything below `next` is applied and flushed, but for the exceptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// The first offset nothing is said of.
+    pub next: Offset,
+    /// Offsets below `next` that are not applied and flushed, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<Offset>,
+    /// Those of `except` whose objects are complete and flushed here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub staged: Vec<Offset>,
+    /// Applied because a later push overtook them; their own objects may never have been here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overtaken: Vec<Offset>,
+    /// Below this offset nothing is said of overtaken ones any more.
+    #[serde(default)]
+    pub floor: Offset,
+    /// Of `except`, how many wait for objects that could not be had.
+    #[serde(default)]
+    pub parked: u32,
+    /// The fold's digest at `next`, where nothing lies between the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The fold's digest at the last offset that all compare at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<(Offset, Digest)>,
+}
+
+impl Mark {
+    /// The record at `offset` is applied and flushed there.
+    pub fn applied(&self, offset: Offset) -> bool {
+        offset < self.next && self.except.binary_search(&offset).is_err()
+    }
+
+    /// And its own objects are flushed there.
+    pub fn flushed(&self, offset: Offset) -> bool {
+        self.applied(offset) && offset >= self.floor && self.overtaken.binary_search(&offset).is_err()
+    }
+
+    /// Its objects are flushed there, shown or not.
+    pub fn staged(&self, offset: Offset) -> bool {
+        offset < self.next && (self.applied(offset) || self.staged.binary_search(&offset).is_ok())
+    }
+
+    /// What `status` calls applied: the first offset still open.
+    pub fn first_open(&self) -> Offset {
+        self.except.first().copied().unwrap_or(self.next)
+    }
+}
+
+impl Report {
+    /// The value to append.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a value back; `None` if it is no report.
+    pub fn decode(value: &[u8]) -> Option<Self> {
+        if value.len() > REPORT_BYTES_MAX {
+            return None;
+        }
+        let report: Report = serde_json::from_slice(value).ok()?;
+        let bounded = |mark: &Mark| {
+            [&mark.except, &mark.staged, &mark.overtaken]
+                .iter()
+                .all(|list| list.len() <= EXCEPTIONS_MAX && list.windows(2).all(|pair| pair[0] < pair[1]))
+        };
+        let fine = report.partitions.len() <= PARTITIONS_MAX as usize && report.partitions.values().all(bounded);
+        fine.then_some(report)
+    }
+
+    /// The key for compaction.
+    pub fn key(&self) -> String {
+        String::from(self.site.as_str())
+    }
+}
+
+/// The newest report of each site.
+#[derive(Debug, Default)]
+pub struct Peers {
+    reports: BTreeMap<SiteId, Report>,
+}
+
+impl Peers {
+    /// Takes a report; older ones of the same or an earlier pair are dropped.
+    pub fn heard(&mut self, report: &Report) {
+        let newer = self.reports.get(&report.site).is_none_or(|known| {
+            (report.epoch, report.number) > (known.epoch, known.number) || report.epoch > known.epoch
+        });
+        if newer {
+            self.reports.insert(report.site.clone(), report.clone());
+        }
+    }
+
+    /// What `site` last said.
+    pub fn of(&self, site: &SiteId) -> Option<&Report> {
+        self.reports.get(site)
+    }
+
+    /// All, by site.
+    pub fn iter(&self) -> impl Iterator<Item = &Report> {
+        self.reports.values()
+    }
+}

@@ -1,0 +1,192 @@
+//! Bytes to records and back.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::hash::Hasher;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use super::{
+    Body, Decoded, ENVELOPE, HAVES_MAX, HEADER_BYTES_MAX, Header, MEMBERS_MAX, Malformed, PACK_BYTES_MAX,
+    PARTITIONS_MAX, Record, RepoConfigured, TEXT_MAX, UPDATES_MAX,
+};
+use crate::ids::{Digest, Epoch, Incarnation, Instance, Seq};
+use crate::names::{RepoName, SiteId};
+
+/// The frozen envelope. Unknown members are ignored here and nowhere else: a later version may say more beside it.
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    v: u32,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repo: Option<RepoName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inc: Option<Incarnation>,
+    site: SiteId,
+    instance: Instance,
+    epoch: Epoch,
+    seq: Seq,
+    time: u64,
+    pack: u64,
+    #[serde(borrow)]
+    body: Cow<'a, RawValue>,
+}
+
+impl Record {
+    /// The value to append. Fails only if the header line would be longer than the rules allow, which the caller
+    /// answers by splitting the push or refusing it by name.
+    pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
+        let body = match &self.body {
+            Body::LogOpened(body) => raw(body),
+            Body::SiteStarted(body) => raw(body),
+            Body::SiteChanged(body) => raw(body),
+            Body::RepoCreated(body) => raw(body),
+            Body::RepoConfigured(body) => raw(body),
+            Body::RepoDeleted(body) => raw(body),
+            Body::Push(body) => raw(body),
+            Body::Barrier(body) | Body::Heartbeat(body) => raw(body),
+        }?;
+        let envelope = Envelope {
+            v: ENVELOPE,
+            kind: Cow::Borrowed(self.body.kind()),
+            repo: self.header.repo.clone(),
+            inc: self.header.incarnation,
+            site: self.header.site.clone(),
+            instance: self.header.instance,
+            epoch: self.header.epoch,
+            seq: self.header.seq,
+            time: self.header.time_ms,
+            pack: self.pack.len() as u64,
+            body: Cow::Owned(body),
+        };
+        let mut bytes = serde_json::to_vec(&envelope).map_err(bad)?;
+        if bytes.len() > HEADER_BYTES_MAX {
+            return Err(Malformed(format!("the header has {} bytes, {HEADER_BYTES_MAX} are allowed", bytes.len())));
+        }
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&self.pack);
+        Ok(bytes)
+    }
+}
+
+/// Reads a value back. Total: whatever the bytes are, the answer is a record or why it is none.
+pub fn decode(value: &[u8]) -> Decoded {
+    let line_end = value.iter().take(HEADER_BYTES_MAX + 1).position(|&b| b == b'\n');
+    // Without a line the whole value is hashed, so that the chain tells such records apart too.
+    let line = &value[..line_end.unwrap_or(value.len())];
+    let mut hasher = SipHasher24::new_with_key(&[0; 16]);
+    hasher.write(line);
+    let line_hash = Digest(hasher.finish128().as_u128());
+    let record = match line_end {
+        None => Err(Malformed(format!("no newline in the first {HEADER_BYTES_MAX} bytes"))),
+        Some(end) => parse(line, &value[end + 1..]),
+    };
+    Decoded { line_hash, record }
+}
+
+fn parse(line: &[u8], pack: &[u8]) -> Result<Record, Malformed> {
+    let text = core::str::from_utf8(line).map_err(bad)?;
+    let envelope: Envelope<'_> = serde_json::from_str(text).map_err(bad)?;
+    if envelope.v != ENVELOPE {
+        return Err(Malformed(format!("envelope version {} is not {ENVELOPE}", envelope.v)));
+    }
+    if envelope.pack != pack.len() as u64 || pack.len() > PACK_BYTES_MAX {
+        return Err(Malformed(format!(
+            "the header promises {} pack bytes, {} follow, {PACK_BYTES_MAX} are allowed",
+            envelope.pack,
+            pack.len()
+        )));
+    }
+    let body = parse_body(&envelope.kind, envelope.body.get())?;
+    let scoped_to_repo =
+        matches!(body, Body::RepoCreated(_) | Body::RepoConfigured(_) | Body::RepoDeleted(_) | Body::Push(_));
+    if scoped_to_repo != envelope.repo.is_some() {
+        return Err(Malformed(format!("a {} record and its scope do not fit", envelope.kind)));
+    }
+    if !pack.is_empty() && !matches!(body, Body::Push(_)) {
+        return Err(Malformed(format!("a {} record carries no pack", envelope.kind)));
+    }
+    let header = Header {
+        repo: envelope.repo,
+        incarnation: envelope.inc,
+        site: envelope.site,
+        instance: envelope.instance,
+        epoch: envelope.epoch,
+        seq: envelope.seq,
+        time_ms: envelope.time,
+    };
+    Ok(Record { header, body, pack: Arc::from(pack) })
+}
+
+fn parse_body(kind: &str, text: &str) -> Result<Body, Malformed> {
+    let body = match kind {
+        "log-opened" => Body::LogOpened(from(text)?),
+        "site-started" => Body::SiteStarted(from(text)?),
+        "site-changed" => Body::SiteChanged(from(text)?),
+        "repo-created" => Body::RepoCreated(from(text)?),
+        "repo-configured" => Body::RepoConfigured(from(text)?),
+        "repo-deleted" => Body::RepoDeleted(from(text)?),
+        "push" => Body::Push(from(text)?),
+        "barrier" => Body::Barrier(from(text)?),
+        "heartbeat" => Body::Heartbeat(from(text)?),
+        other => return Err(Malformed(format!("the rules know no kind {other:?}"))),
+    };
+    match within_limits(&body) {
+        Ok(()) => Ok(body),
+        Err(what) => Err(Malformed(what.to_string())),
+    }
+}
+
+fn within_limits(body: &Body) -> Result<(), &'static str> {
+    match body {
+        Body::LogOpened(opened) => {
+            ensure(opened.members.len() <= MEMBERS_MAX, "too many members")?;
+            ensure((1..=PARTITIONS_MAX).contains(&opened.partitions), "partitions outside 1 to 1,024")?;
+            ensure(opened.hash == crate::placement::HASH, "an unknown hash")
+        }
+        Body::SiteChanged(changed) => {
+            ensure(changed.members.len() <= MEMBERS_MAX, "too many members")?;
+            ensure(changed.author.len() <= TEXT_MAX && changed.reason.len() <= TEXT_MAX, "a text is too long")
+        }
+        Body::RepoConfigured(RepoConfigured { description, read_only, .. }) => {
+            let texts = [description, read_only];
+            ensure(texts.into_iter().flatten().all(|text| text.len() <= TEXT_MAX), "a text is too long")
+        }
+        Body::Push(push) => {
+            ensure((1..=UPDATES_MAX).contains(&push.updates.len()), "no updates, or too many")?;
+            ensure(push.haves.len() <= HAVES_MAX, "too many boundary values")?;
+            let mut names: Vec<&str> = push.updates.iter().map(|update| update.name.as_str()).collect();
+            names.sort_unstable();
+            ensure(names.windows(2).all(|pair| pair[0] != pair[1]), "a ref is named twice")
+        }
+        Body::SiteStarted(_) | Body::RepoCreated(_) | Body::RepoDeleted(_) | Body::Barrier(_) | Body::Heartbeat(_) => {
+            Ok(())
+        }
+    }
+}
+
+fn ensure(holds: bool, what: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(what) }
+}
+
+fn raw(body: &impl Serialize) -> Result<alloc::boxed::Box<RawValue>, Malformed> {
+    let text = serde_json::to_string(body).map_err(bad)?;
+    RawValue::from_string(text).map_err(bad)
+}
+
+fn from<T: DeserializeOwned>(text: &str) -> Result<T, Malformed> {
+    serde_json::from_str(text).map_err(bad)
+}
+
+fn bad(error: impl core::fmt::Display) -> Malformed {
+    Malformed(error.to_string())
+}
+
+const _: () = assert!(HAVES_MAX >= crate::config::RECENT_REFS_MAX);

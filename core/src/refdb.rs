@@ -1,0 +1,405 @@
+//! The fold: which records count, what each push comes to, and what every name holds after it.
+//!
+//! Owns one partition's [`Control`] (speakers, members, position, digests). Promises that its verdicts are a pure
+//! function of the records up to the offset: two sites that read the same log agree without asking each other. Waits
+//! for nothing but table entries; never knows whether Git or a pack is there.
+
+mod admit;
+mod judge;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::hash::Hasher;
+
+use serde::{Deserialize, Serialize};
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+pub use judge::{Judgement, Rejection};
+
+use crate::config::{DIGEST_EVERY, RefDb};
+use crate::ids::{Digest, Epoch, Incarnation, Instance, Offset, Partition, Seq};
+use crate::mutant::{Mutant, Mutants};
+use crate::names::{RefName, RepoName, SiteId};
+use crate::record::{Body, Decoded, LogOpened, MemberState, MemberTable, Record};
+use crate::table::{Cache, RepoEntry, TableEntry, TableKey};
+
+/// One partition's state but for its tables; journalled whole, together with the position that it is the state of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// This partition.
+    pub partition: Partition,
+    /// The next offset to judge.
+    pub next: Offset,
+    /// The last offset judged and the hash of its header line, to recognise the log by.
+    pub last: Option<(Offset, Digest)>,
+    /// What `LogOpened` said.
+    pub opened: Option<LogOpened>,
+    /// Who speaks for each site.
+    pub speakers: BTreeMap<SiteId, Speaker>,
+    /// Who belongs.
+    pub members: Members,
+    /// Sum over the tables' entries.
+    pub tables: Digest,
+    /// Hash over all header lines so far.
+    pub chain: Digest,
+    /// The last multiple of [`DIGEST_EVERY`] passed, with the digest there.
+    pub mark: Option<(Offset, Digest)>,
+}
+
+/// The pair in force for a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speaker {
+    /// Of its counted start.
+    pub epoch: Epoch,
+    /// Of its counted start.
+    pub instance: Instance,
+    /// Last sequence that counted.
+    pub seq: Seq,
+}
+
+/// The membership in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Grows by one with each change.
+    pub version: u64,
+    /// Every site that was ever a member.
+    pub table: MemberTable,
+    /// Epochs up to here were ended by an eviction and never speak again.
+    pub ended: BTreeMap<SiteId, Epoch>,
+}
+
+impl Members {
+    /// Sites that replication waits for.
+    pub fn active(&self) -> impl Iterator<Item = &SiteId> {
+        self.table.iter().filter(|(_, state)| **state == MemberState::Active).map(|(site, _)| site)
+    }
+}
+
+/// Why a record does not count. The words are for `log show`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Void {
+    /// The bytes are no record under the rules.
+    Malformed(String),
+    /// Nothing counts before `LogOpened`.
+    NotOpened,
+    /// The log is open, or the copy differs from what partition 0 says.
+    AlreadyOpened,
+    /// The site is not a member, or an evicted one.
+    NotAMember,
+    /// The epoch is not above the site's last.
+    OldEpoch,
+    /// Another pair is in force.
+    NotInForce,
+    /// The sequence is not above the pair's last.
+    OldSequence,
+    /// The daemon knows lower rules than those in force.
+    OldRules,
+    /// The membership table is not the next version, or an illegal step.
+    BadMembership,
+    /// The name is taken.
+    RepoExists,
+    /// No such repository, or another life of it.
+    NoSuchRepo,
+}
+
+impl Void {
+    /// A word for counters and `log show`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Void::Malformed(_) => "malformed",
+            Void::NotOpened => "not-opened",
+            Void::AlreadyOpened => "already-opened",
+            Void::NotAMember => "not-a-member",
+            Void::OldEpoch => "old-epoch",
+            Void::NotInForce => "not-in-force",
+            Void::OldSequence => "old-sequence",
+            Void::OldRules => "old-rules",
+            Void::BadMembership => "bad-membership",
+            Void::RepoExists => "repo-exists",
+            Void::NoSuchRepo => "no-such-repo",
+        }
+    }
+}
+
+impl fmt::Display for Void {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Void::Malformed(why) => write!(f, "malformed: {why}"),
+            other => f.write_str(other.word()),
+        }
+    }
+}
+
+/// What a record comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does not count.
+    Void(Void),
+    /// It counts, and is no push.
+    Counted,
+    /// It counts; one judgement per update, in the record's order.
+    Push(Vec<Judgement>),
+}
+
+/// The state machine of one partition.
+#[derive(Debug)]
+pub struct Fold {
+    control: Control,
+    refdb: RefDb,
+    mutants: Mutants,
+}
+
+impl Fold {
+    /// A fold at the beginning of a log.
+    pub fn new(partition: Partition, refdb: RefDb, mutants: Mutants) -> Self {
+        let control = Control {
+            partition,
+            next: Offset(0),
+            last: None,
+            opened: None,
+            speakers: BTreeMap::new(),
+            members: Members::default(),
+            tables: Digest(0),
+            chain: Digest(0),
+            mark: None,
+        };
+        Self { control, refdb, mutants }
+    }
+
+    /// A fold that goes on from what the journal held.
+    pub fn restore(control: Control, refdb: RefDb, mutants: Mutants) -> Self {
+        let mut fold = Self { control, refdb, mutants };
+        if mutants.on(Mutant::JudgedAgain)
+            && let Some((last, _)) = fold.control.last
+        {
+            fold.control.next = last;
+            // The sequence goes back too, or the second judging would be void and harmless.
+            fold.control.speakers.values_mut().for_each(|speaker| speaker.seq = Seq(speaker.seq.0.saturating_sub(1)));
+        }
+        fold
+    }
+
+    /// The state so far.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The entries that judging `record` reads. Complete once every key of an answer is in `cache`.
+    pub fn needs(&self, cache: &Cache, record: &Record) -> BTreeSet<TableKey> {
+        let mut keys = BTreeSet::new();
+        let Some(repo) = &record.header.repo else { return keys };
+        let repo_key = TableKey::Repo(repo.clone());
+        let mut incarnation = record.header.incarnation;
+        if self.mutants.on(Mutant::IncarnationIgnored) && cache.has(&BTreeSet::from([repo_key.clone()])) {
+            incarnation = cache.repo(repo).map(|entry| entry.incarnation);
+        }
+        keys.insert(repo_key);
+        if let (Body::Push(push), Some(incarnation)) = (&record.body, incarnation) {
+            let checks_old = self.refdb == RefDb::Log && !self.mutants.on(Mutant::ExpectedOldIgnored);
+            for update in &push.updates {
+                judge::needs(&mut keys, incarnation, update, checks_old);
+            }
+        }
+        keys
+    }
+
+    /// Judges the record at `offset`, appended at `time_ms` by the log's clock. What [`Fold::needs`] names must be in
+    /// `cache`.
+    ///
+    /// # Panics
+    /// If `offset` lies before the position: nothing is judged twice.
+    pub fn judge(&mut self, cache: &mut Cache, offset: Offset, time_ms: u64, decoded: &Decoded) -> Verdict {
+        assert!(offset >= self.control.next, "offsets only grow");
+        self.pass_mark(offset);
+        self.control.next = offset.next();
+        self.control.last = Some((offset, decoded.line_hash));
+        self.control.chain = self.link(offset, decoded.line_hash);
+        match &decoded.record {
+            Err(why) => Verdict::Void(Void::Malformed(why.0.clone())),
+            Ok(record) => match self.admit(record) {
+                Err(void) => Verdict::Void(void),
+                Ok(()) => self.count(cache, offset, time_ms, record),
+            },
+        }
+    }
+
+    /// What a push would come to if it were the next record, without deciding anything. Only a refusal may be told: the
+    /// log can hold records that this site has not read.
+    pub fn preview(&self, cache: &Cache, repo: &RepoEntry, push: &crate::record::Push) -> Vec<Judgement> {
+        judge::judge(&self.rules(repo, false), cache, push).judgements
+    }
+
+    fn rules<'a>(&self, repo: &'a RepoEntry, in_fold: bool) -> judge::Rules<'a> {
+        judge::Rules {
+            repo,
+            checks_old: self.refdb == RefDb::Log,
+            policy: !(in_fold && self.mutants.on(Mutant::PolicyAtProducer)),
+            mutants: self.mutants,
+        }
+    }
+
+    fn count(&mut self, cache: &mut Cache, offset: Offset, time_ms: u64, record: &Record) -> Verdict {
+        let before = self.seq_of(&record.header.site);
+        self.spend(record);
+        match &record.body {
+            Body::LogOpened(opened) => self.open(opened),
+            Body::SiteStarted(_) => self.start(record),
+            Body::SiteChanged(changed) => {
+                if let Err(void) = self.change(changed, &record.header.site) {
+                    return Verdict::Void(void);
+                }
+            }
+            Body::Barrier(_) | Body::Heartbeat(_) => {}
+            Body::RepoCreated(_) | Body::RepoConfigured(_) | Body::RepoDeleted(_) => {
+                return match self.change_repo(cache, offset, record) {
+                    Ok(()) => Verdict::Counted,
+                    Err(void) => Verdict::Void(void),
+                };
+            }
+            Body::Push(push) => {
+                let judgements = self.judge_push(cache, offset, time_ms, record, push);
+                if self.mutants.on(Mutant::RejectedSpendsNothing)
+                    && judgements.iter().all(|judgement| matches!(judgement, Judgement::Rejected(_)))
+                    && let Some(speaker) = self.control.speakers.get_mut(&record.header.site)
+                {
+                    speaker.seq = before.unwrap_or_default();
+                }
+                return Verdict::Push(judgements);
+            }
+        }
+        Verdict::Counted
+    }
+
+    fn judge_push(
+        &mut self,
+        cache: &mut Cache,
+        offset: Offset,
+        time_ms: u64,
+        record: &Record,
+        push: &crate::record::Push,
+    ) -> Vec<Judgement> {
+        let name = record.header.repo.as_ref().expect("the codec lets no push through without a repository");
+        let any_life = self.mutants.on(Mutant::IncarnationIgnored);
+        let Some(repo) =
+            cache.repo(name).filter(|repo| any_life || Some(repo.incarnation) == record.header.incarnation).cloned()
+        else {
+            return push.updates.iter().map(|_| Judgement::Rejected(Rejection::NoSuchRepo)).collect();
+        };
+        let outcome = judge::judge(&self.rules(&repo, true), cache, push);
+        let key = self.digest_key();
+        let setting = judge::Setting { key, offset, time_ms, site: &record.header.site };
+        let after = judge::apply(&setting, cache, &repo, outcome.changes);
+        if let Some(after) = after {
+            self.replace_repo(cache, name, Some(&repo), Some(after));
+        }
+        outcome.judgements
+    }
+
+    fn change_repo(&mut self, cache: &mut Cache, offset: Offset, record: &Record) -> Result<(), Void> {
+        let name = record.header.repo.as_ref().expect("the codec checked the scope");
+        let before = cache.repo(name).cloned();
+        let same_life = |repo: &RepoEntry| Some(repo.incarnation) == record.header.incarnation;
+        let after = match (&record.body, &before) {
+            (Body::RepoCreated(_), Some(_)) => return Err(Void::RepoExists),
+            (Body::RepoCreated(created), None) => Some(RepoEntry {
+                incarnation: Incarnation(offset.0),
+                head: created.head.clone(),
+                description: String::new(),
+                deny_deletes: false,
+                deny_non_fast_forwards: false,
+                read_only: None,
+                visibility: created.visibility,
+                refs_digest: Digest(0),
+                refs: 0,
+                recent: Vec::new(),
+            }),
+            (Body::RepoDeleted(_), Some(repo)) if same_life(repo) => None,
+            (Body::RepoConfigured(wish), Some(repo)) if same_life(repo) => Some(configured(repo, wish)),
+            _ => return Err(Void::NoSuchRepo),
+        };
+        self.replace_repo(cache, name, before.as_ref(), after);
+        Ok(())
+    }
+
+    fn replace_repo(
+        &mut self,
+        cache: &mut Cache,
+        name: &RepoName,
+        before: Option<&RepoEntry>,
+        after: Option<RepoEntry>,
+    ) {
+        let key = self.digest_key();
+        if let Some(before) = before {
+            self.control.tables.remove(TableKey::hash_repo(key, name, before));
+        }
+        if let Some(after) = &after {
+            self.control.tables.add(TableKey::hash_repo(key, name, after));
+        }
+        cache.set(TableKey::Repo(name.clone()), after.map(TableEntry::Repo));
+    }
+
+    /// The digest of all that a verdict reads, as of the position.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = SipHasher24::new_with_key(&self.digest_key().0.to_le_bytes());
+        hasher.write(&self.control.tables.0.to_le_bytes());
+        for (site, speaker) in &self.control.speakers {
+            hasher.write(site.as_str().as_bytes());
+            hasher.write_u64(speaker.epoch.0);
+            hasher.write(&speaker.instance.0.to_le_bytes());
+            hasher.write_u64(speaker.seq.0);
+        }
+        hasher.write_u64(self.control.members.version);
+        for (site, state) in &self.control.members.table {
+            hasher.write(site.as_str().as_bytes());
+            hasher.write_u8(*state as u8);
+            hasher.write_u64(self.control.members.ended.get(site).map_or(0, |epoch| epoch.0));
+        }
+        Digest(hasher.finish128().as_u128())
+    }
+
+    fn pass_mark(&mut self, offset: Offset) {
+        let multiple = offset.0 / DIGEST_EVERY * DIGEST_EVERY;
+        if multiple > 0 && multiple >= self.control.next.0 && self.control.mark.is_none_or(|(at, _)| at.0 < multiple) {
+            self.control.mark = Some((Offset(multiple), self.digest()));
+        }
+    }
+
+    fn link(&self, offset: Offset, line_hash: Digest) -> Digest {
+        let mut hasher = SipHasher24::new_with_key(&self.control.chain.0.to_le_bytes());
+        hasher.write_u64(offset.0);
+        hasher.write(&line_hash.0.to_le_bytes());
+        Digest(hasher.finish128().as_u128())
+    }
+
+    fn digest_key(&self) -> Digest {
+        self.control.opened.as_ref().map_or(Digest(0), |opened| opened.digest_key)
+    }
+}
+
+fn configured(repo: &RepoEntry, wish: &crate::record::RepoConfigured) -> RepoEntry {
+    let read_only = match wish.read_only.as_deref() {
+        None => repo.read_only.clone(),
+        Some("") => None,
+        Some(reason) => Some(String::from(reason)),
+    };
+    RepoEntry {
+        head: wish.head.clone().unwrap_or_else(|| repo.head.clone()),
+        description: wish.description.clone().unwrap_or_else(|| repo.description.clone()),
+        deny_deletes: wish.deny_deletes.unwrap_or(repo.deny_deletes),
+        deny_non_fast_forwards: wish.deny_non_fast_forwards.unwrap_or(repo.deny_non_fast_forwards),
+        read_only,
+        visibility: wish.visibility.unwrap_or(repo.visibility),
+        ..repo.clone()
+    }
+}
+
+/// The refs of `repo` that a walk should stop at: HEAD's branch and those set last.
+pub fn boundary_names(repo: &RepoEntry) -> Vec<RefName> {
+    let mut names = repo.recent.clone();
+    if !names.contains(&repo.head) {
+        names.push(repo.head.clone());
+    }
+    names
+}

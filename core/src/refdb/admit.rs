@@ -1,0 +1,124 @@
+//! Who may speak: opening, starts, sequences, membership.
+
+use crate::ids::{Epoch, Seq};
+use crate::mutant::Mutant;
+use crate::names::SiteId;
+use crate::record::{Body, LogOpened, MemberState, Record, SiteChanged};
+
+use super::{Fold, Members, Speaker, Void};
+
+impl Fold {
+    /// Whether a record counts at all. Does not look at what it is about.
+    pub(super) fn admit(&self, record: &Record) -> Result<(), Void> {
+        let header = &record.header;
+        match (&record.body, &self.control.opened) {
+            (Body::LogOpened(_), Some(_)) => return Err(Void::AlreadyOpened),
+            (Body::LogOpened(_), None) => return Ok(()),
+            (_, None) => return Err(Void::NotOpened),
+            _ => {}
+        }
+        let state = self.control.members.table.get(&header.site);
+        let evicted = state == Some(&MemberState::Evicted);
+        let speaker = self.control.speakers.get(&header.site);
+        if let Body::SiteStarted(started) = &record.body {
+            if state.is_none() || (evicted && !self.mutants.on(Mutant::EvictedMayStart)) {
+                return Err(Void::NotAMember);
+            }
+            if started.rules < self.control.opened.as_ref().map_or(0, |opened| opened.rules) {
+                return Err(Void::OldRules);
+            }
+            let last = speaker.map_or(Epoch(0), |speaker| speaker.epoch).max(self.ended(&header.site));
+            let equal_is_fine = self.mutants.on(Mutant::EqualEpoch);
+            if header.epoch < last || (header.epoch == last && !equal_is_fine) {
+                return Err(Void::OldEpoch);
+            }
+            return Ok(());
+        }
+        if state.is_none() || evicted {
+            return Err(Void::NotAMember);
+        }
+        let ended = self.ended(&header.site);
+        let in_force = speaker.filter(|speaker| {
+            let same = speaker.epoch == header.epoch && speaker.instance == header.instance;
+            same && (speaker.epoch > ended || self.mutants.on(Mutant::ReadmittedSpeaks))
+        });
+        let Some(speaker) = in_force else { return Err(Void::NotInForce) };
+        if header.seq <= speaker.seq && !self.mutants.on(Mutant::SequenceIgnored) {
+            return Err(Void::OldSequence);
+        }
+        Ok(())
+    }
+
+    fn ended(&self, site: &SiteId) -> Epoch {
+        self.control.members.ended.get(site).copied().unwrap_or_default()
+    }
+
+    pub(super) fn seq_of(&self, site: &SiteId) -> Option<Seq> {
+        self.control.speakers.get(site).map(|speaker| speaker.seq)
+    }
+
+    pub(super) fn spend(&mut self, record: &Record) {
+        let speaks = !matches!(record.body, Body::LogOpened(_) | Body::SiteStarted(_));
+        if let Some(speaker) = self.control.speakers.get_mut(&record.header.site).filter(|_| speaks) {
+            speaker.seq = speaker.seq.max(record.header.seq);
+        }
+    }
+
+    pub(super) fn open(&mut self, opened: &LogOpened) {
+        self.control.members = Members {
+            version: 0,
+            table: opened.members.iter().map(|site| (site.clone(), MemberState::Active)).collect(),
+            ended: Default::default(),
+        };
+        self.control.opened = Some(opened.clone());
+    }
+
+    pub(super) fn start(&mut self, record: &Record) {
+        let header = &record.header;
+        let speaker = Speaker { epoch: header.epoch, instance: header.instance, seq: Seq(0) };
+        self.control.speakers.insert(header.site.clone(), speaker);
+    }
+
+    /// Partition 0 decides, one version after the other; the other partitions follow its copies, which may skip some.
+    pub(super) fn change(&mut self, changed: &SiteChanged, speaker: &SiteId) -> Result<(), Void> {
+        let members = &self.control.members;
+        let decides = self.control.partition.0 == 0;
+        if decides {
+            let next = changed.version == members.version + 1;
+            let legal = members.table.keys().all(|site| changed.members.contains_key(site))
+                && changed.members.iter().all(|(site, to)| legal_step(members.table.get(site), *to, site, speaker));
+            if !next || !legal {
+                return Err(Void::BadMembership);
+            }
+        } else if changed.version <= members.version {
+            if !self.mutants.on(Mutant::MembersMerged) {
+                return Err(Void::BadMembership);
+            }
+            self.control.members.table.extend(changed.members.clone());
+            return Ok(());
+        }
+        let mut ended = if decides { members.ended.clone() } else { changed.ended.clone() };
+        if decides {
+            for (site, state) in &changed.members {
+                // An eviction ends the instance for ever, so the epoch in force at this very offset is what it ends.
+                if *state == MemberState::Evicted
+                    && let Some(speaker) = self.control.speakers.get(site)
+                {
+                    ended.insert(site.clone(), speaker.epoch);
+                }
+            }
+        }
+        self.control.members = Members { version: changed.version, table: changed.members.clone(), ended };
+        Ok(())
+    }
+}
+
+/// A site enters as joining; only another member lets an evicted one join again.
+fn legal_step(from: Option<&MemberState>, to: MemberState, site: &SiteId, speaker: &SiteId) -> bool {
+    match from {
+        Some(from) if *from == to => true,
+        None => to == MemberState::Joining,
+        Some(MemberState::Evicted) => to == MemberState::Joining && site != speaker,
+        Some(MemberState::Joining | MemberState::Active | MemberState::Draining) => true,
+    }
+}

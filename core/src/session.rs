@@ -1,0 +1,248 @@
+//! Who this daemon is to the log: opens it, starts as a fresh pair, and notices when another one speaks.
+//!
+//! Owns instance and epoch. Promises that nothing is said before the instance is stored, that a start reaches the other
+//! partitions only after it counted in partition 0, and that two daemons of one site do not fence each other for ever:
+//! whoever finds its own last pair in force is its own corpse and starts; whoever hears a foreign one gives up.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use crate::config::{Config, FOREIGN_SILENCE, SESSION_AFTER};
+use crate::ids::{Digest, Epoch, Instance, LogId, Seq};
+use crate::journal::Session as Stored;
+use crate::mutant::Mutant;
+use crate::partition::Part;
+use crate::placement::HASH;
+use crate::port::{ClientEffect, LogEffect, Notice, Now, Out, Owner, Topic};
+use crate::producer::Voice;
+use crate::progress::Peers;
+use crate::record::{Body, Header, LogOpened, MemberState, RULES, Record, SiteStarted};
+use crate::refdb::Speaker;
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// What was last heard of another instance of this site.
+#[derive(Debug, PartialEq, Eq)]
+struct Foreign {
+    speaker: Speaker,
+    report: u64,
+    since: Instant,
+}
+
+/// The site's standing.
+#[derive(Debug)]
+pub(crate) struct Session {
+    config: Arc<Config>,
+    pub voice: Voice,
+    pub stored: Stored,
+    /// The journal holds `stored`.
+    pub is_stored: bool,
+    /// An epoch has been chosen.
+    chosen: bool,
+    foreign: Option<Foreign>,
+    next_try: Instant,
+    /// Drawn at the start, used if this daemon opens the log.
+    log_id: LogId,
+    digest_key: Digest,
+    pub over: bool,
+    ready: bool,
+}
+
+impl Session {
+    pub(crate) fn new(config: Arc<Config>, before: Stored, rng: &mut Rng) -> Self {
+        let instance = Instance(rng.bits128());
+        let mut session = Self {
+            voice: Voice { epoch: Epoch(0), instance, seq: Seq(0) },
+            stored: Stored { instance, counted: before.counted },
+            is_stored: false,
+            chosen: false,
+            foreign: None,
+            next_try: Instant(0),
+            log_id: LogId(rng.bits128()),
+            digest_key: Digest(rng.bits128()),
+            over: false,
+            ready: false,
+            config,
+        };
+        if let (true, Some((epoch, instance))) = (session.config.mutants.on(Mutant::CopiedInstance), before.counted) {
+            session.voice.epoch = epoch;
+            session.voice.instance = instance;
+            session.stored.instance = instance;
+            session.chosen = true;
+        }
+        session
+    }
+
+    /// Whether this daemon's pair is the one that the partition's fold knows.
+    fn speaks_in(&self, part: &Part) -> bool {
+        let ended = part.fold.control().members.ended.get(&self.config.site).copied().unwrap_or_default();
+        self.speaker(part).is_some_and(|speaker| {
+            (speaker.epoch, speaker.instance) == (self.voice.epoch, self.voice.instance) && speaker.epoch > ended
+        })
+    }
+
+    fn speaker<'a>(&self, part: &'a Part) -> Option<&'a Speaker> {
+        part.fold.control().speakers.get(&self.config.site)
+    }
+
+    /// Does what can be done now towards speaking, and notices the end of it.
+    pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: &Peers) {
+        if self.over || !self.is_stored {
+            return;
+        }
+        if self.watch_fence(out, parts) || !parts.iter().all(|part| part.caught_up || part.stopped.is_some()) {
+            return;
+        }
+        for part in parts.iter_mut() {
+            let speaks = self.chosen && self.speaks_in(part);
+            if speaks && !part.producer.in_force {
+                part.producer.in_force = true;
+                if self.config.mutants.on(Mutant::CopiedInstance) {
+                    let seq = self.speaker(part).map_or(Seq(0), |speaker| speaker.seq);
+                    self.voice.seq = self.voice.seq.max(seq);
+                }
+            }
+        }
+        if parts[0].producer.in_force {
+            let pair = (self.voice.epoch, self.voice.instance);
+            if self.stored.counted != Some(pair) {
+                self.stored.counted = Some(pair);
+                self.is_stored = false;
+                out.notice(Notice::InForce { instance: self.voice.instance });
+                return;
+            }
+        }
+        if now.at >= self.next_try {
+            self.try_on(now, out, parts, peers);
+        }
+        if !self.ready && parts.iter().all(|part| part.producer.in_force && part.serves()) {
+            self.ready = true;
+            out.notice(Notice::Ready);
+        }
+    }
+
+    /// Another pair is in force where ours was, or this site was put out.
+    fn watch_fence(&mut self, out: &mut Out, parts: &mut [Part]) -> bool {
+        if self.config.mutants.on(Mutant::NoFence) {
+            return false;
+        }
+        let fenced = parts.iter().position(|part| part.producer.in_force && !self.speaks_in(part));
+        let Some(at) = fenced else { return false };
+        let evicted = parts[at].fold.control().members.table.get(&self.config.site) == Some(&MemberState::Evicted);
+        for part in parts.iter_mut() {
+            let here = part.producer.in_force && !self.speaks_in(part);
+            part.producer.fenced(out, here);
+            part.producer.in_force = false;
+        }
+        let why = if evicted { "this site was evicted" } else { "another instance of this site has started" };
+        self.end(out, why);
+        true
+    }
+
+    fn end(&mut self, out: &mut Out, why: &str) {
+        self.over = true;
+        out.client(ClientEffect::Exit { code: 75, why: String::from(why) });
+    }
+
+    fn try_on(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: &Peers) {
+        self.next_try = now.at + SESSION_AFTER;
+        let opened = parts[0].fold.control().opened.clone();
+        let Some(opened) = opened else {
+            let opened = self.opening();
+            return self.append(now, out, &parts[0], Body::LogOpened(opened));
+        };
+        for part in parts.iter().skip(1).filter(|part| part.fold.control().opened.is_none()) {
+            self.append(now, out, part, Body::LogOpened(opened.clone()));
+        }
+        let member = parts[0].fold.control().members.table.get(&self.config.site);
+        let evicted_may_try = self.config.mutants.on(Mutant::EvictedMayStart);
+        if member.is_none() || (member == Some(&MemberState::Evicted) && !evicted_may_try) {
+            return;
+        }
+        if !self.chosen && !self.choose_epoch(now, out, parts, peers) {
+            return;
+        }
+        if !parts[0].producer.in_force {
+            // Chosen, and the partition went on without us: the other start came first.
+            let beaten = self.speaker(&parts[0]).is_some_and(|speaker| speaker.epoch >= self.voice.epoch);
+            if beaten && !self.speaks_in(&parts[0]) {
+                return self.end(out, "another instance of this site started at the same time");
+            }
+            return self.append(now, out, &parts[0], Body::SiteStarted(SiteStarted { rules: RULES }));
+        }
+        for part in parts.iter().skip(1).filter(|part| !part.producer.in_force && part.stopped.is_none()) {
+            self.append(now, out, part, Body::SiteStarted(SiteStarted { rules: RULES }));
+        }
+    }
+
+    /// True once an epoch is chosen. A foreign pair in force is listened for first.
+    fn choose_epoch(&mut self, now: Now, out: &mut Out, parts: &[Part], peers: &Peers) -> bool {
+        let site = &self.config.site;
+        let speaker = self.speaker(&parts[0]).cloned();
+        let own = speaker.as_ref().is_none_or(|it| self.stored.counted == Some((it.epoch, it.instance)));
+        if let Some(speaker) = speaker.filter(|_| !own && !self.config.take_over) {
+            let report = peers.of(site).filter(|it| it.instance == speaker.instance).map_or(0, |it| it.number);
+            // It speaks in any partition: the sum grows with each record that counts.
+            let seq = parts.iter().filter_map(|part| self.speaker(part)).map(|it| it.seq.0).max().unwrap_or(0);
+            let heard = Foreign { speaker: Speaker { seq: Seq(seq), ..speaker }, report, since: now.at };
+            match &self.foreign {
+                None => {
+                    self.foreign = Some(heard);
+                    return false;
+                }
+                Some(first) if first.speaker != heard.speaker || first.report != heard.report => {
+                    self.end(out, "another instance of this site is alive; stop it, or start with --take-over");
+                    return false;
+                }
+                Some(first) if now.at.since(first.since) < FOREIGN_SILENCE => return false,
+                Some(_) => {}
+            }
+        }
+        let known = parts.iter().filter_map(|part| self.speaker(part)).map(|speaker| speaker.epoch);
+        let ended = parts.iter().filter_map(|part| part.fold.control().members.ended.get(site).copied());
+        let counted = self.stored.counted.map(|(epoch, _)| epoch);
+        let highest = known.chain(ended).chain(counted).max().unwrap_or_default();
+        self.voice.epoch =
+            if self.config.mutants.on(Mutant::EqualEpoch) && highest.0 > 0 { highest } else { highest.next() };
+        self.chosen = true;
+        true
+    }
+
+    fn opening(&self) -> LogOpened {
+        LogOpened {
+            log_id: self.log_id,
+            partitions: self.config.partitions,
+            hash: String::from(HASH),
+            digest_key: self.digest_key,
+            rules: RULES,
+            members: self.config.first_members.clone(),
+        }
+    }
+
+    fn append(&self, now: Now, out: &mut Out, part: &Part, body: Body) {
+        let header = Header {
+            repo: None,
+            incarnation: None,
+            site: self.config.site.clone(),
+            instance: self.voice.instance,
+            epoch: self.voice.epoch,
+            seq: Seq(0),
+            time_ms: now.wall_ms,
+        };
+        let record = Record { header, body, pack: Arc::from([]) };
+        let value = Arc::from(record.encode().expect("a start is shorter than any limit"));
+        let op = out.ask(Owner::SessionAppend(part.partition));
+        let topic = Topic::PushData(part.partition);
+        out.log(LogEffect::Append { op, topic, key: String::new(), value, expect: None });
+    }
+
+    pub(crate) fn poll_timeout(&self, parts: &[Part]) -> Option<Instant> {
+        let caught_up = parts.iter().all(|part| part.caught_up || part.stopped.is_some());
+        let all = parts.iter().all(|part| part.producer.in_force || part.stopped.is_some());
+        (self.is_stored && !self.over && caught_up && !all).then_some(self.next_try)
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready && !self.over
+    }
+}

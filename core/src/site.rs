@@ -1,0 +1,547 @@
+//! One site: routes facts to its machines and keeps the one order that all of them rely on.
+//!
+//! Owns the partitions, the session, the aggregator and the round *flush files, then commit the journal, then report
+//! progress*. It is the only type that a driver constructs. Promises that an answer nobody waits for changes nothing.
+
+mod round;
+
+use alloc::collections::BTreeMap;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::aggregator::Aggregator;
+use crate::config::{Config, PROGRESS_EVERY, SESSION_AFTER};
+use crate::ids::{Offset, Partition};
+use crate::journal::{Restored, Work};
+use crate::names::RepoName;
+use crate::partition::Part;
+use crate::placement::partition_of;
+use crate::port::{
+    Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, LogEffect, LogInput, Now, Out, Owner,
+    Read, Topic, Value,
+};
+use crate::producer::words;
+use crate::progress::{Peers, Report};
+use crate::record::{Body, MemberState, SiteChanged};
+use crate::refdb::Verdict;
+use crate::rng::Rng;
+use crate::session::Session;
+use crate::time::Instant;
+use round::Round;
+
+/// One site's daemon, without its IO.
+#[derive(Debug)]
+pub struct Site {
+    config: Arc<Config>,
+    out: Out,
+    parts: Vec<Part>,
+    session: Session,
+    peers: Peers,
+    aggregator: Aggregator,
+    round: Round,
+    progress_position: Offset,
+    progress_reading: bool,
+    progress_retry: Option<Instant>,
+    reports: u64,
+    reporting: bool,
+    report_due: Instant,
+    last_report: Option<Report>,
+    members_due: Instant,
+    fetch_from: u64,
+    judged: Vec<(Partition, Offset, Verdict)>,
+}
+
+impl Site {
+    /// A daemon starts with what its journal held.
+    pub fn start(now: Now, config: Config, restored: Restored, rng: Rng) -> (Self, Vec<Effect>) {
+        let config = Arc::new(config);
+        let mut controls: BTreeMap<Partition, _> = restored.controls.into_iter().map(|it| (it.partition, it)).collect();
+        let mut work: BTreeMap<Partition, Vec<(Offset, Work)>> = BTreeMap::new();
+        for (partition, offset, item) in restored.work {
+            work.entry(partition).or_default().push((offset, item));
+        }
+        let mut aggregator = Aggregator::new(config.site.clone(), config.mutants);
+        let mut parts = Vec::new();
+        for partition in (0..config.partitions).map(Partition) {
+            let control = controls.remove(&partition);
+            if control.is_some() {
+                aggregator.restore(partition);
+            }
+            parts.push(Part::new(partition, config.clone(), control, work.remove(&partition).unwrap_or_default()));
+        }
+        let mut rng = rng.fork("session");
+        let session = Session::new(config.clone(), restored.session, &mut rng);
+        let mut site = Self {
+            config,
+            out: Out::default(),
+            parts,
+            session,
+            peers: Peers::default(),
+            aggregator,
+            round: Round::default(),
+            progress_position: Offset(0),
+            progress_reading: false,
+            progress_retry: None,
+            reports: 0,
+            reporting: false,
+            report_due: now.at,
+            last_report: None,
+            members_due: now.at,
+            fetch_from: 0,
+            judged: Vec::new(),
+        };
+        for part in &mut site.parts {
+            part.start(now, &mut site.out);
+        }
+        let effects = site.settle(now);
+        (site, effects)
+    }
+
+    /// Takes a fact; the effects are to be executed in order.
+    #[must_use]
+    pub fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        match input {
+            Input::Log(input) => self.log(now, input),
+            Input::Git(input) => self.git(now, input),
+            Input::Journal(input) => self.journal(now, input),
+            Input::Client(input) => self.client(now, input),
+        }
+        self.settle(now)
+    }
+
+    /// Does what is due. Spurious calls change nothing.
+    #[must_use]
+    pub fn handle_timeout(&mut self, now: Now) -> Vec<Effect> {
+        for part in &mut self.parts {
+            part.wake(now, &mut self.out, &mut self.session.voice);
+        }
+        if self.progress_retry.is_some_and(|at| at <= now.at) {
+            self.progress_retry = None;
+        }
+        self.settle(now)
+    }
+
+    /// When [`Site::handle_timeout`] should be called next; earlier answers are void after each call.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.session.over {
+            return None;
+        }
+        let parts = self.parts.iter().filter_map(Part::poll_timeout);
+        let own = [
+            self.session.poll_timeout(&self.parts),
+            self.aggregator.poll_timeout(),
+            self.progress_retry,
+            self.round_timeout(),
+            self.report_timeout(),
+            self.flip_timeout(),
+            self.members_lag().then_some(self.members_due),
+        ];
+        parts.chain(own.into_iter().flatten()).min()
+    }
+
+    /// What follows from whatever just happened, in the order in which one thing leads to the next.
+    fn settle(&mut self, now: Now) -> Vec<Effect> {
+        if self.session.over {
+            return self.out.take();
+        }
+        self.session.step(now, &mut self.out, &mut self.parts, &self.peers);
+        if self.session.over {
+            return self.out.take();
+        }
+        self.follow_members();
+        self.flip(now);
+        let members = self.parts[0].fold.control().members.clone();
+        for part in &mut self.parts {
+            let partition = part.partition;
+            part.produce(now, &mut self.out, &mut self.session.voice);
+            let consumer = &part.consumer;
+            part.producer.settle(&mut self.out, |offset| consumer.is_pending(offset), &members, &self.peers);
+            part.consumer.take_shown();
+            for accepted in core::mem::take(&mut part.accepted) {
+                self.round.verdicts.push((partition, accepted.clone()));
+                self.aggregator.accepted(partition, accepted);
+            }
+            self.judged.extend(part.verdicts.drain(..).map(|(offset, verdict)| (partition, offset, verdict)));
+            part.read(&mut self.out);
+        }
+        self.read_progress();
+        self.tend_members(now);
+        self.aggregate(now);
+        self.go_round(now);
+        self.report(now);
+        self.out.take()
+    }
+
+    fn aggregate(&mut self, now: Now) {
+        if !self.session.is_ready() {
+            return;
+        }
+        let controls: Vec<_> = self.parts.iter().map(|part| part.fold.control()).collect();
+        let at_end = self.parts[0].at_end();
+        self.aggregator.step(now, &mut self.out, &controls, &self.peers, at_end);
+    }
+
+    fn log(&mut self, now: Now, input: LogInput) {
+        match input {
+            LogInput::Read { op, records, next, end, start } => match self.out.owner(op) {
+                Some(Owner::ReadRecords(partition)) => {
+                    self.with(partition, |part, out, voice| part.records(now, out, voice, (records, next, end, start)));
+                }
+                Some(Owner::Recognise(partition)) => {
+                    self.with(partition, |part, out, _| part.recognised(out, &records, end, start));
+                }
+                Some(Owner::ReadPack(partition, offset)) => {
+                    let pack = pack_at(&records, offset);
+                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, offset, pack));
+                }
+                Some(Owner::ReadProgress) => self.heard(records, next),
+                Some(Owner::ReadPublished) => self.aggregator.published(records, next, end),
+                Some(Owner::Probe(partition)) => {
+                    self.with(partition, |part, _, _| part.end = part.end.max(end));
+                    self.aggregator.probed();
+                }
+                _ => {}
+            },
+            LogInput::ReadFailed { op } => match self.out.owner(op) {
+                Some(Owner::ReadRecords(partition)) => self.with(partition, |part, _, _| part.read_failed(now)),
+                Some(Owner::Recognise(partition)) => {
+                    self.with(partition, |part, out, _| part.start(now, out));
+                }
+                Some(Owner::ReadPack(partition, offset)) => {
+                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, offset, None));
+                }
+                Some(Owner::ReadProgress) => {
+                    self.progress_reading = false;
+                    self.progress_retry = Some(now.at + crate::config::RETRY_AFTER);
+                }
+                Some(Owner::ReadPublished) => self.aggregator.again(now, false),
+                Some(Owner::Probe(_)) => self.aggregator.probe_failed(now),
+                _ => {}
+            },
+            LogInput::Appended { op, .. } => match self.out.owner(op) {
+                Some(Owner::Append(partition, seq)) => self.with(partition, |part, _, _| part.producer.appended(seq)),
+                Some(Owner::Publish) => self.aggregator.appended(),
+                Some(Owner::Report) => self.reporting = false,
+                _ => {}
+            },
+            LogInput::AppendRefused { op } => self.not_appended(now, op, false),
+            LogInput::AppendUnknown { op } => self.not_appended(now, op, true),
+        }
+    }
+
+    fn not_appended(&mut self, now: Now, op: crate::ids::Op, unknown: bool) {
+        match self.out.owner(op) {
+            Some(Owner::Append(partition, seq)) => self.with(partition, |part, out, voice| {
+                if unknown {
+                    part.producer.append_unknown(now, out, voice, seq);
+                } else {
+                    part.producer.append_refused(now, out, seq);
+                }
+            }),
+            Some(Owner::Publish) => self.aggregator.again(now, true),
+            Some(Owner::Report) => {
+                self.reporting = false;
+                self.last_report = None;
+                self.report_due = now.at + SESSION_AFTER;
+            }
+            _ => {}
+        }
+    }
+
+    fn git(&mut self, now: Now, input: GitInput) {
+        match input {
+            GitInput::Prepared { op, outcome } => {
+                if let Some(Owner::Prepare(partition, id)) = self.out.owner(op) {
+                    self.with(partition, |part, out, _| part.producer.prepared(out, id, outcome));
+                }
+            }
+            GitInput::Received { op, outcome } => {
+                if let Some(Owner::Receive(partition, repo, offset)) = self.out.owner(op) {
+                    self.with(partition, |part, out, _| part.consumer.received(now, out, &repo, offset, outcome));
+                }
+            }
+            GitInput::RefsSet { op, results } => {
+                if let Some(Owner::SetRefs(partition, repo)) = self.out.owner(op) {
+                    self.with(partition, |part, out, _| part.consumer.refs_set(now, out, &repo, results));
+                }
+            }
+            GitInput::Done { op, ok } => match self.out.owner(op) {
+                Some(Owner::Ensure(partition, repo)) => {
+                    self.with(partition, |part, out, _| part.consumer.ensured(now, out, &repo, ok));
+                }
+                Some(Owner::Fetch(partition, repo, offset)) => {
+                    self.with(partition, |part, out, _| part.consumer.fetched(now, out, &repo, offset, ok));
+                }
+                Some(Owner::Flush) => self.flushed(now, ok),
+                _ => {}
+            },
+        }
+    }
+
+    fn journal(&mut self, now: Now, input: JournalInput) {
+        match input {
+            JournalInput::TableRead { op, entries } => match self.out.owner(op) {
+                Some(Owner::FoldTable(partition)) => self.with(partition, |part, out, voice| {
+                    part.cache.read_done(entries);
+                    part.table_read(now, out, voice);
+                }),
+                Some(Owner::PushTable(partition, id)) => self.with(partition, |part, out, _| {
+                    part.cache.read_done(entries);
+                    part.check(now, out, id);
+                }),
+                _ => {}
+            },
+            JournalInput::Committed { op } => {
+                if self.out.owner(op) == Some(Owner::Commit) {
+                    self.committed(now);
+                }
+            }
+            JournalInput::VerdictsRead { op, verdicts } => {
+                if let Some(Owner::Verdicts(partition)) = self.out.owner(op) {
+                    let folded = self.parts[partition.0 as usize].fold.control().next;
+                    self.aggregator.verdicts(partition, verdicts, folded);
+                }
+            }
+        }
+    }
+
+    fn client(&mut self, now: Now, input: ClientInput) {
+        match input {
+            ClientInput::Push { id, repo, atomic, updates } => {
+                let partition = self.home(&repo);
+                let draining =
+                    self.parts[0].fold.control().members.table.get(&self.config.site) == Some(&MemberState::Draining);
+                let part = &mut self.parts[partition.0 as usize];
+                let why = match &part.stopped {
+                    Some(_) => Some(words::STOPPED),
+                    None => draining.then_some(words::DRAINING),
+                };
+                if let Some(why) = why {
+                    let answers = updates.iter().map(|_| Answer::No(why.to_string())).collect();
+                    return self.out.client(ClientEffect::Reply { id, answers, remote: Vec::new() });
+                }
+                part.producer.push(now, &mut self.out, id, repo, atomic, &updates);
+                part.check(now, &mut self.out, id);
+            }
+            ClientInput::Order { id, order } => {
+                let partition = order.repo().map_or(Partition(0), |repo| self.home(repo));
+                let part = &mut self.parts[partition.0 as usize];
+                part.producer.order(now, &mut self.out, id, order);
+                part.check(now, &mut self.out, id);
+            }
+        }
+    }
+
+    fn home(&self, repo: &RepoName) -> Partition {
+        let opened = self.parts[0].fold.control().opened.as_ref();
+        partition_of(
+            repo,
+            opened.map_or(self.config.partitions, |opened| opened.partitions.min(self.config.partitions)),
+        )
+    }
+
+    fn with(&mut self, partition: Partition, act: impl FnOnce(&mut Part, &mut Out, &mut crate::producer::Voice)) {
+        if let Some(part) = self.parts.get_mut(partition.0 as usize) {
+            act(part, &mut self.out, &mut self.session.voice);
+        }
+    }
+
+    fn read_progress(&mut self) {
+        if !self.progress_reading && self.progress_retry.is_none() {
+            self.progress_reading = true;
+            let op = self.out.ask(Owner::ReadProgress);
+            // The first read must not wait: an idle site would not learn what was reported before its start.
+            let (from, wait) = (self.progress_position, self.fetch_from > 0);
+            self.out.log(LogEffect::Read { op, topic: Topic::Progress, from, max: 256, wait });
+        }
+    }
+
+    fn heard(&mut self, records: Vec<Read>, next: Offset) {
+        self.progress_reading = false;
+        self.fetch_from += 1;
+        self.progress_position = next.max(self.progress_position);
+        for read in records {
+            let Value::Progress(Some(report)) = read.value else { continue };
+            self.peers.heard(&report);
+            self.compare(&report);
+        }
+    }
+
+    /// Anti-entropy: where another site's fold stands at the same offset, its digest must be ours.
+    fn compare(&mut self, report: &Report) {
+        if report.site == self.config.site {
+            return;
+        }
+        for (partition, mark) in &report.partitions {
+            let Some(part) = self.parts.get_mut(partition.0 as usize) else { continue };
+            let ours = part.fold.control();
+            let at_mark = mark.mark.zip(ours.mark).filter(|(theirs, ours)| theirs.0 == ours.0 && theirs.1 != ours.1);
+            let here =
+                mark.digest.filter(|digest| mark.next == part.fold.control().next && *digest != part.fold.digest());
+            let differs = at_mark.map(|(theirs, _)| theirs.0).or(here.map(|_| mark.next));
+            if let Some(at) = differs {
+                part.differs(&mut self.out, &report.site, at);
+            }
+        }
+    }
+
+    /// Whom objects can be fetched from.
+    fn follow_members(&mut self) {
+        let version = self.parts[0].fold.control().members.version;
+        let opened = self.parts[0].fold.control().opened.is_some();
+        if opened && self.round.peers_of != Some(version) {
+            self.round.peers_of = Some(version);
+            let table = &self.parts[0].fold.control().members.table;
+            let others =
+                table.iter().filter(|(site, state)| **site != self.config.site && **state != MemberState::Evicted);
+            let peers: Vec<_> = others.map(|(site, _)| site.clone()).collect();
+            for part in &mut self.parts {
+                part.consumer.set_peers(peers.clone());
+            }
+        }
+    }
+
+    fn members_lag(&self) -> bool {
+        let version = self.parts[0].fold.control().members.version;
+        self.parts.iter().skip(1).any(|part| part.producer.in_force && part.fold.control().members.version < version)
+    }
+
+    /// Re-sends partition 0's membership to partitions that lack it.
+    fn tend_members(&mut self, now: Now) {
+        if now.at < self.members_due || !self.members_lag() || !self.parts[0].producer.in_force {
+            return;
+        }
+        self.members_due = now.at + SESSION_AFTER;
+        let members = self.parts[0].fold.control().members.clone();
+        for part in self.parts.iter_mut().skip(1) {
+            if part.producer.in_force && part.fold.control().members.version < members.version {
+                let body = Body::SiteChanged(SiteChanged {
+                    version: members.version,
+                    members: members.table.clone(),
+                    ended: members.ended.clone(),
+                    author: self.config.site.as_str().to_string(),
+                    reason: "copy of partition 0".to_string(),
+                });
+                part.producer.say(now, &mut self.out, &mut self.session.voice, body);
+            }
+        }
+    }
+
+    /// Shows staged updates that all active sites staged, or that waited long enough.
+    fn flip(&mut self, now: Now) {
+        let members = self.parts[0].fold.control().members.clone();
+        for part in &mut self.parts {
+            let partition = part.partition;
+            let staged = |site: &crate::names::SiteId, offset: Offset| {
+                self.peers.of(site).and_then(|it| it.partitions.get(&partition)).is_some_and(|mark| mark.staged(offset))
+            };
+            let due: Vec<Offset> = part
+                .consumer
+                .staged()
+                .filter(|(offset, since)| {
+                    now.at.since(*since) >= self.config.flip_timeout
+                        || members.active().all(|site| staged(site, *offset))
+                })
+                .map(|(offset, _)| offset)
+                .collect();
+            for offset in due {
+                part.consumer.show(now, &mut self.out, offset);
+            }
+        }
+    }
+
+    fn flip_timeout(&self) -> Option<Instant> {
+        let waits = self.parts.iter().flat_map(|part| part.consumer.staged());
+        waits.map(|(_, since)| since + self.config.flip_timeout).min()
+    }
+
+    /// Reports when something changed and a round is over, and every [`PROGRESS_EVERY`] in any case.
+    fn report(&mut self, now: Now) {
+        if !self.parts[0].producer.in_force || self.reporting {
+            return;
+        }
+        let due = now.at >= self.report_due;
+        if !due && !self.round.reportable {
+            return;
+        }
+        let partitions: BTreeMap<_, _> = self.round.marks.clone();
+        let changed = self.last_report.as_ref().is_none_or(|last| last.partitions != partitions);
+        self.round.reportable = false;
+        if !due && !changed {
+            return;
+        }
+        self.reports += 1;
+        let report = Report {
+            site: self.config.site.clone(),
+            epoch: self.session.voice.epoch,
+            instance: self.session.voice.instance,
+            number: self.reports,
+            partitions,
+        };
+        self.reporting = true;
+        self.report_due = now.at + PROGRESS_EVERY;
+        let op = self.out.ask(Owner::Report);
+        let value = Arc::from(report.encode());
+        self.out.log(LogEffect::Append { op, topic: Topic::Progress, key: report.key(), value, expect: None });
+        self.last_report = Some(report);
+    }
+
+    fn report_timeout(&self) -> Option<Instant> {
+        (self.parts[0].producer.in_force && !self.reporting).then_some(self.report_due)
+    }
+
+    /// Whether a push to this site would succeed now.
+    pub fn is_ready(&self) -> bool {
+        self.session.is_ready() && self.parts.iter().all(|part| part.stopped.is_none())
+    }
+
+    /// Verdicts since the last call, for whoever watches.
+    pub fn take_judged(&mut self) -> Vec<(Partition, Offset, Verdict)> {
+        core::mem::take(&mut self.judged)
+    }
+
+    /// Things held in memory.
+    pub fn held(&self) -> usize {
+        self.parts.iter().map(Part::held).sum::<usize>() + self.aggregator.held()
+    }
+
+    /// Things under way.
+    pub fn in_flight(&self) -> usize {
+        self.parts.iter().map(Part::in_flight).sum()
+    }
+
+    /// One line a partition for `status`: position, end, and why it stopped.
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionStatus> + '_ {
+        self.parts.iter().map(|part| PartitionStatus {
+            partition: part.partition,
+            applied: self.round.marks.get(&part.partition).map(|mark| mark.first_open()),
+            end: part.caught_up.then_some(part.end),
+            parked: self.round.marks.get(&part.partition).map_or(0, |mark| mark.parked),
+            stopped: part.stopped.clone(),
+        })
+    }
+}
+
+/// A partition as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Which.
+    pub partition: Partition,
+    /// First offset still open, as of what is durable; `None` if nothing was journalled yet.
+    pub applied: Option<Offset>,
+    /// The log's end; `None` before it was seen.
+    pub end: Option<Offset>,
+    /// Updates whose objects cannot be had.
+    pub parked: u32,
+    /// Why nothing goes on.
+    pub stopped: Option<alloc::string::String>,
+}
+
+fn pack_at(records: &[Read], offset: Offset) -> Option<Arc<[u8]>> {
+    let read = records.first().filter(|read| read.offset == offset)?;
+    match &read.value {
+        Value::Record(decoded) => decoded.record.as_ref().ok().map(|record| record.pack.clone()),
+        Value::Progress(_) | Value::Published(_) => None,
+    }
+}

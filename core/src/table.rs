@@ -1,0 +1,235 @@
+//! The tables of the fold: what each name holds, as of the fold's position.
+//!
+//! Owns keys, entries, their digest, and the [`Cache`] of what is in flight: entries changed since the last journal
+//! commit and entries read for a record that waits. Every question is a point read, directories included (they count
+//! the refs below them), so memory is bounded by what is in flight, never by how many refs there are.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::hash::Hasher;
+
+use serde::{Deserialize, Serialize};
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use crate::ids::{Digest, Incarnation, Offset, Oid};
+use crate::names::{RefName, RepoName, SiteId};
+use crate::record::Visibility;
+
+/// A place in a partition's tables. Refs hang on the incarnation, so a repository created again begins empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TableKey {
+    /// A repository's own entry.
+    Repo(RepoName),
+    /// A ref.
+    Ref(Incarnation, RefName),
+    /// A directory of refs, as in `refs/heads/a` when `refs/heads/a/b` exists.
+    Dir(Incarnation, Arc<str>),
+}
+
+/// What a place holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableEntry {
+    /// For [`TableKey::Repo`].
+    Repo(RepoEntry),
+    /// For [`TableKey::Ref`].
+    Ref(RefEntry),
+    /// For [`TableKey::Dir`]: how many refs lie below it, never 0.
+    Dir(u32),
+}
+
+/// A repository that exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoEntry {
+    /// Offset of its `RepoCreated`.
+    pub incarnation: Incarnation,
+    /// What HEAD points to.
+    pub head: RefName,
+    /// One line for people.
+    pub description: String,
+    /// Refuse deletions.
+    pub deny_deletes: bool,
+    /// Refuse updates that are no fast-forward.
+    pub deny_non_fast_forwards: bool,
+    /// Refuse every push, with this reason.
+    pub read_only: Option<String>,
+    /// When its refs are shown.
+    pub visibility: Visibility,
+    /// Sum of its refs' hashes.
+    pub refs_digest: Digest,
+    /// How many refs it has.
+    pub refs: u64,
+    /// Names set last, newest first, for cutting packs. No verdict reads it and no digest covers it.
+    pub recent: Vec<RefName>,
+}
+
+/// A ref that exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefEntry {
+    /// Its value.
+    pub value: Oid,
+    /// Where it was set; for messages, not for the compare.
+    pub since: Offset,
+    /// The log's clock when it was set, in milliseconds since 1970; for messages.
+    pub time_ms: u64,
+    /// The site it was pushed at.
+    pub site: SiteId,
+}
+
+impl TableKey {
+    /// The entry's share of the partition's digest. A repository's entry contains its refs' sum, so refs are covered
+    /// through it; directories follow from refs.
+    pub fn hash_repo(key: Digest, name: &RepoName, entry: &RepoEntry) -> Digest {
+        let mut hasher = keyed(key);
+        text(&mut hasher, name.as_str());
+        hasher.write_u64(entry.incarnation.0);
+        text(&mut hasher, entry.head.as_str());
+        hasher.write_u8(u8::from(entry.deny_deletes) | u8::from(entry.deny_non_fast_forwards) << 1);
+        text(&mut hasher, entry.read_only.as_deref().unwrap_or(""));
+        hasher.write_u8(entry.visibility as u8);
+        hasher.write(&entry.refs_digest.0.to_le_bytes());
+        Digest(hasher.finish128().as_u128())
+    }
+
+    /// A ref's share of its repository's sum.
+    pub fn hash_ref(key: Digest, name: &RefName, value: &Oid) -> Digest {
+        let mut hasher = keyed(key);
+        text(&mut hasher, name.as_str());
+        hasher.write(&value.0);
+        Digest(hasher.finish128().as_u128())
+    }
+}
+
+fn keyed(key: Digest) -> SipHasher24 {
+    SipHasher24::new_with_key(&key.0.to_le_bytes())
+}
+
+fn text(hasher: &mut SipHasher24, value: &str) {
+    hasher.write_u64(value.len() as u64);
+    hasher.write(value.as_bytes());
+}
+
+/// Entries in flight over a table that lives in the journal.
+#[derive(Debug, Default)]
+pub struct Cache {
+    slots: BTreeMap<TableKey, Slot>,
+    /// Keys of reads under way, with how many; such a slot stays, lest a late answer bring back an old value.
+    reading: BTreeMap<TableKey, u32>,
+    /// Commit that will carry the changes made now.
+    round: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Option<TableEntry>,
+    /// The commit that carries this change; `None` if the journal holds it.
+    dirty: Option<u64>,
+}
+
+impl Cache {
+    /// The keys that are neither here nor being read; they count as being read from now on.
+    pub fn missing(&self, keys: &BTreeSet<TableKey>) -> Vec<TableKey> {
+        keys.iter().filter(|key| !self.slots.contains_key(key)).cloned().collect()
+    }
+
+    /// A read of `keys` goes out.
+    pub fn read_started(&mut self, keys: &[TableKey]) {
+        for key in keys {
+            *self.reading.entry(key.clone()).or_insert(0) += 1;
+        }
+    }
+
+    /// A read came back. What changed here meanwhile is newer than the answer and stays.
+    pub fn read_done(&mut self, entries: Vec<(TableKey, Option<TableEntry>)>) {
+        for (key, entry) in entries {
+            if let Some(count) = self.reading.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.reading.remove(&key);
+                }
+            }
+            self.slots.entry(key).or_insert(Slot { entry, dirty: None });
+        }
+    }
+
+    /// Whether all of `keys` can be asked for.
+    pub fn has(&self, keys: &BTreeSet<TableKey>) -> bool {
+        keys.iter().all(|key| self.slots.contains_key(key))
+    }
+
+    /// What `key` holds.
+    ///
+    /// # Panics
+    /// If the key was not read: a verdict on a guess would differ between sites.
+    pub fn get(&self, key: &TableKey) -> Option<&TableEntry> {
+        self.slots.get(key).expect("every key of a judged record was read before").entry.as_ref()
+    }
+
+    /// What a repository's entry holds.
+    pub fn repo(&self, name: &RepoName) -> Option<&RepoEntry> {
+        match self.get(&TableKey::Repo(name.clone())) {
+            Some(TableEntry::Repo(entry)) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// What a ref holds.
+    pub fn reference(&self, incarnation: Incarnation, name: &RefName) -> Option<&RefEntry> {
+        match self.get(&TableKey::Ref(incarnation, name.clone())) {
+            Some(TableEntry::Ref(entry)) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// How many refs lie below a directory.
+    pub fn below(&self, incarnation: Incarnation, dir: &str) -> u32 {
+        match self.get(&TableKey::Dir(incarnation, Arc::from(dir))) {
+            Some(TableEntry::Dir(count)) => *count,
+            _ => 0,
+        }
+    }
+
+    /// Changes an entry.
+    pub fn set(&mut self, key: TableKey, entry: Option<TableEntry>) {
+        self.slots.insert(key, Slot { entry, dirty: Some(self.round) });
+    }
+
+    /// The changes that no commit carries yet, and the round to confirm them by.
+    pub fn commit(&mut self) -> (u64, Vec<(TableKey, Option<TableEntry>)>) {
+        let round = self.round;
+        self.round += 1;
+        let changed = self.slots.iter().filter(|(_, slot)| slot.dirty == Some(round));
+        (round, changed.map(|(key, slot)| (key.clone(), slot.entry.clone())).collect())
+    }
+
+    /// The journal holds `round` and all before it.
+    pub fn committed(&mut self, round: u64) {
+        for slot in self.slots.values_mut() {
+            if slot.dirty.is_some_and(|dirty| dirty <= round) {
+                slot.dirty = None;
+            }
+        }
+    }
+
+    /// Forgets what the journal holds and nobody waits for.
+    pub fn evict(&mut self, wanted: &BTreeSet<TableKey>) {
+        let reading = &self.reading;
+        self.slots.retain(|key, slot| slot.dirty.is_some() || reading.contains_key(key) || wanted.contains(key));
+    }
+
+    /// Whether anything waits for a commit.
+    pub fn is_dirty(&self) -> bool {
+        self.slots.values().any(|slot| slot.dirty == Some(self.round))
+    }
+
+    /// Entries held in memory.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
