@@ -225,7 +225,7 @@ impl Producer {
         }
         if counts && let Some(append) = self.appends.remove(&seq_of_job) {
             if let Some(id) = append.job {
-                self.decided(out, id, offset, verdict);
+                self.decided(now, out, id, offset, verdict);
             }
             let dead: Vec<Seq> = self.appends.range(..seq).map(|(seq, _)| *seq).collect();
             for seq in dead {
@@ -239,7 +239,7 @@ impl Producer {
         }
     }
 
-    fn decided(&mut self, out: &mut Out, id: PushId, offset: Offset, verdict: &Verdict) {
+    fn decided(&mut self, now: Now, out: &mut Out, id: PushId, offset: Offset, verdict: &Verdict) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.stage = Stage::Waiting;
         let Want::Push(push) = &mut job.want else {
@@ -262,7 +262,7 @@ impl Producer {
                 for ((place, update), judgement) in batch.iter().zip(judgements) {
                     push.answers[*place] = Some(match judgement {
                         Judgement::Accepted { .. } | Judgement::Unchanged => Answer::Ok,
-                        Judgement::Rejected(why) => Answer::No(words::rejection(&update.name, why)),
+                        Judgement::Rejected(why) => Answer::No(words::rejection(&update.name, why, now.wall_ms)),
                     });
                 }
             }

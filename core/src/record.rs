@@ -4,6 +4,9 @@
 //! length before it is bounded. Never decides whether a record counts: that is [`crate::refdb`].
 
 mod codec;
+#[cfg(test)]
+mod tests;
+
 pub use codec::decode;
 
 use alloc::collections::BTreeMap;

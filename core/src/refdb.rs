@@ -6,6 +6,8 @@
 
 mod admit;
 mod judge;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;

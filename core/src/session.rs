@@ -4,11 +4,12 @@
 //! partitions only after it counted in partition 0, and that two daemons of one site do not fence each other for ever:
 //! whoever finds its own last pair in force is its own corpse and starts; whoever hears a foreign one gives up.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::config::{Config, FOREIGN_SILENCE, SESSION_AFTER};
-use crate::ids::{Digest, Epoch, Instance, LogId, Seq};
+use crate::ids::{Digest, Epoch, Instance, LogId, Partition, Seq};
 use crate::journal::Session as Stored;
 use crate::mutant::Mutant;
 use crate::partition::Part;
@@ -40,6 +41,8 @@ pub(crate) struct Session {
     /// An epoch has been chosen.
     chosen: bool,
     foreign: Option<Foreign>,
+    /// When each opening or start was last sent, so that it is not sent again at once.
+    asked: BTreeMap<(Partition, bool), Instant>,
     next_try: Instant,
     /// Drawn at the start, used if this daemon opens the log.
     log_id: LogId,
@@ -57,6 +60,7 @@ impl Session {
             is_stored: false,
             chosen: false,
             foreign: None,
+            asked: BTreeMap::new(),
             next_try: Instant(0),
             log_id: LogId(rng.bits128()),
             digest_key: Digest(rng.bits128()),
@@ -112,9 +116,7 @@ impl Session {
                 return;
             }
         }
-        if now.at >= self.next_try {
-            self.try_on(now, out, parts, peers);
-        }
+        self.try_on(now, out, parts, peers);
         if !self.ready && parts.iter().all(|part| part.producer.in_force && part.serves()) {
             self.ready = true;
             out.notice(Notice::Ready);
@@ -146,6 +148,9 @@ impl Session {
 
     fn try_on(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: &Peers) {
         self.next_try = now.at + SESSION_AFTER;
+        if parts.iter().all(|part| part.producer.in_force || part.stopped.is_some()) {
+            return;
+        }
         let opened = parts[0].fold.control().opened.clone();
         let Some(opened) = opened else {
             let opened = self.opening();
@@ -219,7 +224,12 @@ impl Session {
         }
     }
 
-    fn append(&self, now: Now, out: &mut Out, part: &Part, body: Body) {
+    fn append(&mut self, now: Now, out: &mut Out, part: &Part, body: Body) {
+        let key = (part.partition, matches!(body, Body::LogOpened(_)));
+        if self.asked.get(&key).is_some_and(|at| now.at < *at + SESSION_AFTER) {
+            return;
+        }
+        self.asked.insert(key, now.at);
         let header = Header {
             repo: None,
             incarnation: None,

@@ -130,12 +130,12 @@ impl Producer {
             return out.journal(JournalEffect::ReadTable { op, partition: self.partition, keys: missing });
         }
         match &job.want {
-            Want::Push(_) => self.check_push(out, fold, cache, consumer, id),
-            Want::Order(_) => self.check_order(now, out, fold, cache, id),
+            Want::Push(_) => self.check_push(now, out, fold, cache, consumer, id),
+            Want::Order(_) => self.check_order(out, fold, cache, id),
         }
     }
 
-    fn check_push(&mut self, out: &mut Out, fold: &Fold, cache: &Cache, consumer: &Consumer, id: PushId) {
+    fn check_push(&mut self, now: Now, out: &mut Out, fold: &Fold, cache: &Cache, consumer: &Consumer, id: PushId) {
         let job = self.jobs.get_mut(&id).expect("it is being checked");
         let repo = job.repo.clone().expect("a push has a repository");
         let Want::Push(push) = &mut job.want else { return };
@@ -146,7 +146,7 @@ impl Producer {
         let mut behind = false;
         for ((place, update), judgement) in core::mem::take(&mut push.rest).into_iter().zip(preview) {
             if let Judgement::Rejected(why) = judgement {
-                push.answers[place] = Some(Answer::No(words::rejection(&update.name, &why)));
+                push.answers[place] = Some(Answer::No(words::rejection(&update.name, &why, now.wall_ms)));
             } else if consumer.is_behind(&repo, &update.name) {
                 behind = true;
                 push.answers[place] = Some(Answer::No(words::BEHIND.to_string()));
@@ -206,7 +206,7 @@ impl Producer {
         }
     }
 
-    fn check_order(&mut self, _now: Now, out: &mut Out, fold: &Fold, cache: &Cache, id: PushId) {
+    fn check_order(&mut self, out: &mut Out, fold: &Fold, cache: &Cache, id: PushId) {
         let job = self.jobs.get_mut(&id).expect("it is being checked");
         let Want::Order(order) = &job.want else { return };
         let entry = job.repo.as_ref().and_then(|repo| cache.repo(repo));

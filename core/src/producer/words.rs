@@ -45,12 +45,14 @@ pub(crate) fn order_void(void: &Void) -> String {
     }
 }
 
-/// Why an update was rejected. `since` is an offset, which every site names alike; people who want the time look at
-/// the log.
-pub(crate) fn rejection(name: &RefName, why: &Rejection) -> String {
+/// Why an update was rejected, as of `wall_ms` by this site's wall clock: how long ago something happened is for people,
+/// and two clocks may disagree about it.
+pub(crate) fn rejection(name: &RefName, why: &Rejection, wall_ms: u64) -> String {
     match why {
         Rejection::Stale { at: Some(at) } => {
-            format!("stale: {name} is at {} (pushed at {}); fetch and try again", at.value.short(), at.site)
+            let since = wall_ms.saturating_sub(at.time_ms) / 1_000;
+            let (value, site) = (at.value.short(), &at.site);
+            format!("stale: {name} is at {value} since {since} s (pushed at {site}); fetch and try again")
         }
         Rejection::Stale { at: None } => format!("stale: {name} does not exist any more; fetch and try again"),
         Rejection::NameConflict { with: Some(with) } => format!("name conflict: {with} exists; delete it first"),

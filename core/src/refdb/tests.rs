@@ -1,0 +1,236 @@
+//! Verdicts, record by record.
+
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::*;
+use crate::ids::{LogId, Oid};
+use crate::mutant::Mutants;
+use crate::record::{
+    Barrier, Header, Push, RepoConfigured, RepoCreated, RepoDeleted, SiteChanged, SiteStarted, Update, Visibility,
+};
+
+const A: Option<Oid> = Some(Oid([0xaa; 20]));
+const B: Option<Oid> = Some(Oid([0xbb; 20]));
+
+/// A log and its fold, with a table that is all cache.
+struct Bench {
+    fold: Fold,
+    cache: Cache,
+    seq: u64,
+}
+
+fn site(name: &str) -> SiteId {
+    SiteId::parse(name).expect("valid")
+}
+
+impl Bench {
+    /// Opened with ams and sfo, both started (epoch 1, instances 1 and 2), and a repository at offset 3.
+    fn new() -> Self {
+        let fold = Fold::new(Partition(0), RefDb::Log, Mutants::none());
+        let mut bench = Self { fold, cache: Cache::default(), seq: 0 };
+        let opened = LogOpened {
+            log_id: LogId(1),
+            partitions: 1,
+            hash: crate::placement::HASH.to_string(),
+            digest_key: Digest(9),
+            rules: 1,
+            members: vec![site("ams"), site("sfo")],
+        };
+        assert_eq!(bench.say("ams", 0, 0, None, Body::LogOpened(opened)), Verdict::Counted);
+        assert_eq!(bench.start("ams", 1, 1), Verdict::Counted);
+        assert_eq!(bench.start("sfo", 2, 1), Verdict::Counted);
+        let created = RepoCreated { head: name("refs/heads/main"), visibility: Visibility::Applied };
+        assert_eq!(bench.say("ams", 1, 1, Some(None), Body::RepoCreated(created)), Verdict::Counted);
+        bench
+    }
+
+    fn start(&mut self, who: &str, instance: u128, epoch: u64) -> Verdict {
+        self.say(who, instance, epoch, None, Body::SiteStarted(SiteStarted { rules: 1 }))
+    }
+
+    /// Appends a record with the next sequence; `scope` is the incarnation meant, for records about `demo`.
+    fn say(&mut self, who: &str, instance: u128, epoch: u64, scope: Option<Option<u64>>, body: Body) -> Verdict {
+        self.seq += 1;
+        self.say_as(who, (instance, epoch, self.seq), scope, body)
+    }
+
+    fn say_as(&mut self, who: &str, pair: (u128, u64, u64), scope: Option<Option<u64>>, body: Body) -> Verdict {
+        let header = Header {
+            repo: scope.map(|_| RepoName::parse("demo").expect("valid")),
+            incarnation: scope.flatten().map(Incarnation),
+            site: site(who),
+            instance: Instance(pair.0),
+            epoch: Epoch(pair.1),
+            seq: Seq(pair.2),
+            time_ms: 0,
+        };
+        let record = Record { header, body, pack: Arc::from([]) };
+        let decoded = crate::record::decode(&record.encode().expect("short"));
+        let record = decoded.record.as_ref().expect("well-formed");
+        loop {
+            let missing = self.cache.missing(&self.fold.needs(&self.cache, record));
+            if missing.is_empty() {
+                break;
+            }
+            self.cache.read_started(&missing);
+            self.cache.read_done(missing.into_iter().map(|key| (key, None)).collect());
+        }
+        let offset = self.fold.control().next;
+        self.fold.judge(&mut self.cache, offset, 0, &decoded)
+    }
+
+    /// A push by ams to the repository's first life.
+    fn push(&mut self, atomic: bool, updates: &[(&str, Option<Oid>, Option<Oid>)]) -> Vec<&'static str> {
+        words(&self.say("ams", 1, 1, Some(Some(3)), push(atomic, updates)))
+    }
+}
+
+fn name(text: &str) -> RefName {
+    RefName::parse(text).expect("valid")
+}
+
+fn push(atomic: bool, updates: &[(&str, Option<Oid>, Option<Oid>)]) -> Body {
+    let updates = updates.iter().map(|(at, old, new)| Update { name: name(at), old: *old, new: *new, forced: false });
+    Body::Push(Push { atomic, updates: updates.collect(), haves: vec![], base: Offset(0) })
+}
+
+fn words(verdict: &Verdict) -> Vec<&'static str> {
+    match verdict {
+        Verdict::Void(void) => vec![void.word()],
+        Verdict::Counted => vec!["counted"],
+        Verdict::Push(judgements) => judgements
+            .iter()
+            .map(|judgement| match judgement {
+                Judgement::Accepted { .. } => "accepted",
+                Judgement::Unchanged => "unchanged",
+                Judgement::Rejected(why) => why.word(),
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn the_expected_old_value_is_the_compare() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.push(false, &[("refs/heads/main", None, A)]), ["accepted"]);
+    assert_eq!(bench.push(false, &[("refs/heads/main", None, B)]), ["stale"]);
+    assert_eq!(bench.push(false, &[("refs/heads/main", A, B)]), ["accepted"]);
+}
+
+#[test]
+fn a_retry_of_what_is_already_so_is_ok_and_fails_no_atomic_push() {
+    let mut bench = Bench::new();
+    bench.push(false, &[("refs/heads/main", None, A)]);
+    assert_eq!(bench.push(true, &[("refs/heads/main", None, A), ("refs/heads/b", None, B)]), ["unchanged", "accepted"]);
+    assert_eq!(bench.push(false, &[("refs/heads/gone", A, None)]), ["unchanged"]);
+}
+
+#[test]
+fn an_atomic_push_goes_whole_or_not_at_all() {
+    let mut bench = Bench::new();
+    let updates = [("refs/heads/a", None, A), ("refs/heads/b", B, A)];
+    assert_eq!(bench.push(true, &updates), ["atomic", "stale"]);
+    assert_eq!(bench.push(false, &updates), ["accepted", "stale"]);
+}
+
+#[test]
+fn a_ref_cannot_be_beside_its_own_directory_but_a_deletion_makes_way_first() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.push(false, &[("refs/heads/a/b", None, A)]), ["accepted"]);
+    assert_eq!(bench.push(false, &[("refs/heads/a", None, A)]), ["name-conflict"]);
+    assert_eq!(bench.push(false, &[("refs/heads/a/b/c", None, A)]), ["name-conflict"]);
+    let swap = [("refs/heads/a", None, B), ("refs/heads/a/b", A, None)];
+    assert_eq!(bench.push(true, &swap), ["accepted", "accepted"]);
+    assert_eq!(bench.push(false, &[("refs/heads/a/b", None, A)]), ["name-conflict"]);
+}
+
+#[test]
+fn a_later_life_of_a_repository_knows_nothing_of_the_earlier() {
+    let mut bench = Bench::new();
+    bench.push(false, &[("refs/heads/main", None, A)]);
+    let deleted = Body::RepoDeleted(RepoDeleted {});
+    assert_eq!(bench.say("ams", 1, 1, Some(Some(3)), deleted), Verdict::Counted);
+    assert_eq!(bench.push(false, &[("refs/heads/main", A, B)]), ["no-such-repo"]);
+    let created = Body::RepoCreated(RepoCreated { head: name("refs/heads/main"), visibility: Visibility::Applied });
+    assert_eq!(bench.say("sfo", 2, 1, Some(None), created.clone()), Verdict::Counted);
+    assert_eq!(bench.push(false, &[("refs/heads/main", A, B)]), ["no-such-repo"]);
+    let life = bench.fold.control().next.0 - 2;
+    assert_eq!(
+        words(&bench.say("ams", 1, 1, Some(Some(life)), push(false, &[("refs/heads/main", None, B)]))),
+        ["accepted"]
+    );
+    assert_eq!(bench.say("sfo", 2, 1, Some(None), created), Verdict::Void(Void::RepoExists));
+}
+
+#[test]
+fn configuration_counts_from_its_offset_on() {
+    let mut bench = Bench::new();
+    bench.push(false, &[("refs/heads/main", None, A), ("refs/heads/b", None, A)]);
+    let set = |wish: RepoConfigured| Body::RepoConfigured(wish);
+    assert_eq!(bench.push(false, &[("refs/heads/main", A, None)]), ["head-branch"]);
+    bench.say("sfo", 2, 1, Some(Some(3)), set(RepoConfigured { deny_deletes: Some(true), ..Default::default() }));
+    assert_eq!(bench.push(false, &[("refs/heads/b", A, None)]), ["deletes-denied"]);
+    let reason = Some("moving".to_string());
+    bench.say("sfo", 2, 1, Some(Some(3)), set(RepoConfigured { read_only: reason, ..Default::default() }));
+    assert_eq!(bench.push(false, &[("refs/heads/b", A, B)]), ["read-only"]);
+    let lift = RepoConfigured { read_only: Some("".to_string()), ..Default::default() };
+    bench.say("sfo", 2, 1, Some(Some(3)), set(lift));
+    assert_eq!(bench.push(false, &[("refs/heads/b", A, B)]), ["accepted"]);
+}
+
+#[test]
+fn only_the_pair_in_force_speaks_and_each_number_counts_once() {
+    let mut bench = Bench::new();
+    let barrier = || Body::Barrier(Barrier {});
+    assert_eq!(bench.say_as("ams", (1, 1, 50), None, barrier()), Verdict::Counted);
+    assert_eq!(bench.say_as("ams", (1, 1, 50), None, barrier()), Verdict::Void(Void::OldSequence));
+    assert_eq!(bench.say_as("ams", (1, 1, 49), None, barrier()), Verdict::Void(Void::OldSequence));
+    assert_eq!(bench.start("ams", 7, 1), Verdict::Void(Void::OldEpoch));
+    assert_eq!(bench.start("ams", 7, 2), Verdict::Counted);
+    assert_eq!(bench.say_as("ams", (1, 1, 99), None, barrier()), Verdict::Void(Void::NotInForce));
+    assert_eq!(bench.say_as("ams", (7, 2, 1), None, barrier()), Verdict::Counted);
+    assert_eq!(bench.say_as("nobody", (1, 1, 1), None, barrier()), Verdict::Void(Void::NotAMember));
+}
+
+#[test]
+fn a_rejected_push_spends_its_number() {
+    let mut bench = Bench::new();
+    let stale = push(false, &[("refs/heads/main", B, A)]);
+    assert_eq!(words(&bench.say_as("ams", (1, 1, 60), Some(Some(3)), stale)), ["stale"]);
+    let later = push(false, &[("refs/heads/main", None, A)]);
+    assert_eq!(words(&bench.say_as("ams", (1, 1, 60), Some(Some(3)), later)), ["old-sequence"]);
+}
+
+#[test]
+fn an_eviction_ends_the_instance_for_ever() {
+    let mut bench = Bench::new();
+    let change = |version, state| {
+        let members = [(site("ams"), state), (site("sfo"), MemberState::Active)].into_iter().collect();
+        let (author, reason) = ("eve".to_string(), "test".to_string());
+        Body::SiteChanged(SiteChanged { version, members, ended: BTreeMap::new(), author, reason })
+    };
+    assert_eq!(bench.say("sfo", 2, 1, None, change(2, MemberState::Evicted)), Verdict::Void(Void::BadMembership));
+    assert_eq!(bench.say("sfo", 2, 1, None, change(1, MemberState::Evicted)), Verdict::Counted);
+    assert_eq!(bench.start("ams", 1, 2), Verdict::Void(Void::NotAMember));
+    assert_eq!(bench.say("sfo", 2, 1, None, change(2, MemberState::Active)), Verdict::Void(Void::BadMembership));
+    assert_eq!(bench.say("sfo", 2, 1, None, change(2, MemberState::Joining)), Verdict::Counted);
+    assert_eq!(bench.say("ams", 1, 1, None, Body::Barrier(Barrier {})), Verdict::Void(Void::NotInForce));
+    assert_eq!(bench.start("ams", 1, 1), Verdict::Void(Void::OldEpoch));
+    assert_eq!(bench.start("ams", 1, 2), Verdict::Counted);
+}
+
+#[test]
+fn the_digest_follows_the_values_and_not_the_way_to_them() {
+    let mut one = Bench::new();
+    one.push(false, &[("refs/heads/a", None, A)]);
+    one.push(false, &[("refs/heads/b", None, B)]);
+    let mut other = Bench::new();
+    other.push(false, &[("refs/heads/b", None, B)]);
+    other.push(false, &[("refs/heads/a", None, A)]);
+    assert_eq!(one.fold.control().tables, other.fold.control().tables);
+    other.push(false, &[("refs/heads/a", A, B)]);
+    assert_ne!(one.fold.control().tables, other.fold.control().tables);
+}

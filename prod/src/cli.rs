@@ -1,0 +1,145 @@
+//! The command line: parses, runs one command, turns its outcome into the promised exit code.
+
+mod ask;
+mod demo;
+mod serve;
+mod workbench;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Bad configuration, or one that differs from the log's own.
+const BAD_CONFIG: u8 = 78;
+/// Locked by another process, or fenced.
+const TRY_LATER: u8 = 75;
+/// The daemon cannot be reached.
+const UNREACHABLE: u8 = 13;
+
+#[derive(Parser)]
+#[command(name = "refrain", version = version(), about = "Keeps Git repositories identical on many sites")]
+struct Args {
+    /// Configuration file [default: $REFRAIN_CONFIG, ./refrain.toml, /etc/refrain/refrain.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print without colours
+    #[arg(long, global = true)]
+    no_color: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start three sites, push to each with real Git, and compare them
+    Demo(demo::Demo),
+    /// Run the sites of the configuration file
+    Serve {
+        /// Start although another instance of a site was heard
+        #[arg(long)]
+        take_over: bool,
+    },
+    /// What Git calls; talks to the daemon of the site
+    Hook {
+        #[command(subcommand)]
+        which: Hook,
+    },
+    /// Repositories, at every site
+    Repo {
+        #[command(subcommand)]
+        what: ask::Repo,
+    },
+}
+
+#[derive(Subcommand)]
+enum Hook {
+    /// Hands a push to the daemon
+    ProcReceive {
+        /// The site's socket
+        #[arg(long)]
+        socket: PathBuf,
+    },
+}
+
+fn version() -> &'static str {
+    static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    TEXT.get_or_init(|| {
+        let format = refrain_core::record::ENVELOPE;
+        let commit = option_env!("REFRAIN_COMMIT").unwrap_or("unknown");
+        format!("{} (commit {commit}, record format {format})", env!("CARGO_PKG_VERSION"))
+    })
+}
+
+/// Runs the program; gives the exit code.
+pub fn run() -> u8 {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(why) => {
+            // Help and version are no errors, and a closed terminal is none of ours.
+            let _ = why.print();
+            return u8::try_from(why.exit_code()).unwrap_or(2);
+        }
+    };
+    if let Command::Hook { which: Hook::ProcReceive { socket } } = &args.command {
+        return u8::try_from(crate::hook_wire::run_proc_receive(socket)).unwrap_or(1);
+    }
+    let colour = std::io::stderr().is_terminal() && !args.no_color && std::env::var_os("NO_COLOR").is_none();
+    let quiet = matches!(args.command, Command::Demo(_));
+    let level = std::env::var("REFRAIN_LOG").unwrap_or_else(|_| if quiet { "warn" } else { "info" }.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .init();
+    let outcome = match args.command {
+        Command::Demo(demo) => demo.run(args.json),
+        Command::Serve { take_over } => serve::run(args.config.as_deref(), take_over),
+        Command::Repo { what } => ask::repo(args.config.as_deref(), args.json, what),
+        Command::Hook { .. } => Ok(0),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("refrain: {why:#}");
+            code_of(&why)
+        }
+    }
+}
+
+fn code_of(why: &anyhow::Error) -> u8 {
+    let locked =
+        |cause: &(dyn std::error::Error + 'static)| cause.is::<crate::driver::Locked>() || crate::log::is_locked(cause);
+    if why.chain().any(locked) {
+        TRY_LATER
+    } else if why.is::<BadConfig>() {
+        BAD_CONFIG
+    } else if why.is::<Unreachable>() {
+        UNREACHABLE
+    } else {
+        1
+    }
+}
+
+/// The configuration is at fault.
+#[derive(Debug)]
+struct BadConfig;
+
+impl std::fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("bad configuration")
+    }
+}
+
+/// No daemon answers.
+#[derive(Debug)]
+struct Unreachable(String);
+
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}

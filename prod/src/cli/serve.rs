@@ -1,0 +1,99 @@
+//! `refrain serve`: the sites of the configuration file, until a signal.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use refrain_core::config::Config;
+use refrain_core::names::SiteId;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::BadConfig;
+use crate::config::{self, File};
+use crate::driver::{self, LogPort, Places, Running};
+use crate::log::EmbeddedLog;
+
+pub(super) fn run(path: Option<&Path>, take_over: bool) -> Result<u8> {
+    let path = config::locate(path);
+    let file = config::load(&path).context(BadConfig)?;
+    for line in config::not_built(&file) {
+        tracing::warn!("{line}");
+    }
+    crate::git::require_git()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(&file, take_over))
+}
+
+async fn serve(file: &File, take_over: bool) -> Result<u8> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let log = LogPort::new(EmbeddedLog::open(&file.log.dir, file.log.partitions)?);
+    if log.partitions() != file.log.partitions {
+        let (has, says) = (log.partitions(), file.log.partitions);
+        let why =
+            format!("the log has {has} partitions, log.partitions says {says}: it is frozen when the log is created");
+        return Err(anyhow::anyhow!(why).context(BadConfig));
+    }
+    let sites = start_all(file, take_over, &log)?;
+    let mut tasks = JoinSet::new();
+    let mut handles = Vec::new();
+    for running in sites {
+        announce(&running).await?;
+        handles.push(running);
+    }
+    let stop = handles.iter().map(Running::stopper).collect::<Vec<_>>();
+    for running in handles {
+        tasks.spawn(running.task);
+    }
+    let mut code = 0;
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            _ = terminate.recv(), if !stopping => stopping = true,
+            _ = interrupt.recv(), if !stopping => stopping = true,
+            ended = tasks.join_next() => {
+                let Some(ended) = ended else { return Ok(code) };
+                let ended = ended?.context("a site's task panicked")?;
+                if ended.code != 0 {
+                    eprintln!("refrain: {}", ended.why);
+                    code = ended.code;
+                }
+                stopping = true;
+            }
+        }
+        if stopping {
+            stop.iter().for_each(|stop| stop());
+        }
+    }
+}
+
+/// Starts every site of the file on one log.
+pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort) -> Result<Vec<Running>> {
+    let members: Vec<SiteId> = file.site.iter().map(|site| SiteId::parse(&site.name)).collect::<Result<_, _>>()?;
+    let exe = std::env::current_exe().context("cannot find this program's own path, which the hooks call")?;
+    let mut sites = Vec::new();
+    for (at, site) in file.site.iter().enumerate() {
+        let mut config = Config::new(members[at].clone(), members.clone(), file.log.partitions);
+        config.ack = config::ack(&file.push.ack, members.len())?;
+        config.inline_max = file.push.inline_max.0;
+        config.updates_max = file.push.updates_max;
+        config.push_timeout = file.push.timeout.0;
+        config.flip_timeout = file.push.flip_timeout.0;
+        config.take_over = take_over;
+        let places =
+            Places { repos: site.repos.clone(), state: site.state.clone(), socket: site.socket(), exe: exe.clone() };
+        let running = driver::start(config, places, log.clone()).with_context(|| format!("site {}", site.name))?;
+        sites.push(running);
+    }
+    Ok(sites)
+}
+
+async fn announce(running: &Running) -> Result<()> {
+    running.ready().await?;
+    // Scripts wait for this line: it must not sit in a buffer.
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "ready site={}", running.site)?;
+    stdout.flush()?;
+    Ok(())
+}

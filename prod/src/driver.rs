@@ -1,0 +1,376 @@
+//! The driver: one task a site that hands facts to the core and executes its orders, in order.
+//!
+//! Owns the site's core, clocks and the channel of facts. Promises that the core sees one fact at a time and that
+//! nothing is decided here. The channel needs no bound of its own: every fact answers an order or a client, and the
+//! core bounds its orders (one read and 64 appends a partition), the socket its clients.
+
+mod clients;
+mod git;
+mod log;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use refrain_core::config::Config;
+use refrain_core::ids::{Offset, Partition, PushId};
+use refrain_core::names::SiteId;
+use refrain_core::port::{Answer, ClientEffect, ClientInput, Effect, Input, JournalEffect, JournalInput, Notice, Now};
+use refrain_core::rng::Rng;
+use refrain_core::site::Site;
+use refrain_core::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use clients::{Request, Response, StatusReply};
+pub use log::LogPort;
+
+use crate::journal::Journal;
+
+/// Where a site keeps its things.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// `<repos>/<name>.git`.
+    pub repos: PathBuf,
+    /// Journal, lock, removed repositories.
+    pub state: PathBuf,
+    /// Hook and command line.
+    pub socket: PathBuf,
+    /// The program that the hooks call.
+    pub exe: PathBuf,
+}
+
+/// What the task is told, beside the answers to its orders.
+pub(crate) enum Fact {
+    /// An answer to an order.
+    Input(Input),
+    /// A push or an order from the socket.
+    Client(ClientAsk),
+    /// How are things?
+    Status(oneshot::Sender<StatusReply>),
+    /// An adapter cannot go on.
+    Broken(String),
+    /// Stop: answer what is under way, take nothing new.
+    Stop,
+}
+
+/// A client's wish and where its answer goes.
+pub(crate) enum ClientAsk {
+    Push(PushAsk, oneshot::Sender<(Vec<Answer>, Vec<String>)>),
+    Order(refrain_core::port::Order, oneshot::Sender<Result<(Partition, Offset), String>>),
+}
+
+pub(crate) struct PushAsk {
+    pub repo: refrain_core::names::RepoName,
+    pub atomic: bool,
+    pub updates: Vec<refrain_core::port::Wish>,
+}
+
+/// How a site's daemon ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The exit code that the interface promises for it.
+    pub code: u8,
+    /// Why.
+    pub why: String,
+}
+
+/// A running site.
+pub struct Running {
+    /// Its name.
+    pub site: SiteId,
+    facts: mpsc::UnboundedSender<Fact>,
+    ready: watch::Receiver<bool>,
+    /// Ends when the site does.
+    pub task: tokio::task::JoinHandle<Ended>,
+}
+
+impl Running {
+    /// Returns once a push to this site would succeed; `Err` if the daemon ended before.
+    pub async fn ready(&self) -> Result<()> {
+        let mut ready = self.ready.clone();
+        if ready.wait_for(|ready| *ready).await.is_err() {
+            bail!("site {} stopped before it was ready", self.site);
+        }
+        Ok(())
+    }
+
+    /// Asks the site to answer its open pushes and stop.
+    pub fn stop(&self) {
+        self.stopper()();
+    }
+
+    /// What [`Running::stop`] does, for later.
+    pub fn stopper(&self) -> impl Fn() + Send + use<> {
+        let facts = self.facts.clone();
+        move || {
+            // A task that is gone has stopped already.
+            let _ = facts.send(Fact::Stop);
+        }
+    }
+
+    /// How the site is.
+    pub async fn status(&self) -> Option<StatusReply> {
+        let (answer, status) = oneshot::channel();
+        self.facts.send(Fact::Status(answer)).ok()?;
+        status.await.ok()
+    }
+}
+
+/// How long open pushes may still take after [`Running::stop`]. With the rest of the shutdown it stays below the 15 s
+/// that the interface gives.
+const STOP_WITHIN: Duration = Duration::from_secs(12);
+
+/// Starts a site: takes its lock, opens its journal, sweeps its repositories, listens on its socket.
+pub fn start(config: Config, places: Places, log: LogPort) -> Result<Running> {
+    for dir in [&places.repos, &places.state] {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
+    }
+    let lock = lock(&places.state)?;
+    let journal = Journal::open(&places.state.join("journal.redb"))?;
+    let restored = journal.restore()?;
+    let (facts, inbox) = mpsc::unbounded_channel();
+    let git = git::GitPort::new(places.clone(), facts.clone())?;
+    git.sweep()?;
+    let clients = clients::listen(&places, facts.clone())?;
+    let (is_ready, ready) = watch::channel(false);
+    let seed = seed().context("cannot read random numbers from the system")?;
+    let site = config.site.clone();
+    let clock = Clock { origin: std::time::Instant::now() };
+    let (core, effects) = Site::start(clock.now(), config, restored, Rng::new(seed));
+    let task = Task {
+        core,
+        clock,
+        facts: facts.clone(),
+        journal: Arc::new(journal),
+        git,
+        log,
+        pushes: BTreeMap::new(),
+        orders: BTreeMap::new(),
+        last_id: 0,
+        is_ready,
+        ended: None,
+        _lock: lock,
+        _clients: clients,
+    };
+    let task = tokio::spawn(task.run(inbox, effects));
+    Ok(Running { site, facts, ready, task })
+}
+
+/// The state directory is locked by another process: exit code 75.
+#[derive(Debug)]
+pub struct Locked(pub String);
+
+impl std::fmt::Display for Locked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Locked {}
+
+fn lock(state: &Path) -> Result<File> {
+    let path = state.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let why = format!("{} is locked: another refrain runs this site; stop it first", state.display());
+        return Err(Locked(why).into());
+    }
+    Ok(file)
+}
+
+fn seed() -> std::io::Result<u128> {
+    let mut bytes = [0; 16];
+    std::io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+struct Clock {
+    origin: std::time::Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        let at = Instant(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { at, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    fn real(&self, at: Instant) -> tokio::time::Instant {
+        (self.origin + Duration::from_micros(at.0)).into()
+    }
+}
+
+struct Task {
+    core: Site,
+    clock: Clock,
+    facts: mpsc::UnboundedSender<Fact>,
+    journal: Arc<Journal>,
+    git: git::GitPort,
+    log: LogPort,
+    pushes: BTreeMap<PushId, oneshot::Sender<(Vec<Answer>, Vec<String>)>>,
+    orders: BTreeMap<PushId, oneshot::Sender<Result<(Partition, Offset), String>>>,
+    last_id: u64,
+    is_ready: watch::Sender<bool>,
+    ended: Option<Ended>,
+    _lock: File,
+    _clients: clients::Listening,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Fact>, effects: Vec<Effect>) -> Ended {
+        self.execute(effects);
+        let mut stopping: Option<tokio::time::Instant> = None;
+        loop {
+            if let Some(ended) = self.ended.take() {
+                return ended;
+            }
+            if stopping.is_some() && self.pushes.is_empty() && self.orders.is_empty() {
+                return Ended { code: 0, why: "stopped as asked".into() };
+            }
+            let due = self.core.poll_timeout().map(|at| self.clock.real(at));
+            let wake = due.into_iter().chain(stopping).min();
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                fact = inbox.recv() => match fact {
+                    Some(Fact::Stop) => stopping = Some(tokio::time::Instant::now() + STOP_WITHIN),
+                    Some(fact) => self.take(fact, stopping.is_some()),
+                    None => return Ended { code: 1, why: "all adapters are gone".into() },
+                },
+                () = sleep => {
+                    if stopping.is_some_and(|at| at <= tokio::time::Instant::now()) {
+                        return Ended { code: 0, why: "stopped as asked; open pushes were left undecided".into() };
+                    }
+                    let effects = self.core.handle_timeout(self.clock.now());
+                    self.execute(effects);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, fact: Fact, stopping: bool) {
+        let input = match fact {
+            Fact::Input(input) => input,
+            Fact::Client(_) if stopping => return,
+            Fact::Client(ClientAsk::Push(push, answer)) => {
+                let id = self.next_id();
+                self.pushes.insert(id, answer);
+                let PushAsk { repo, atomic, updates } = push;
+                Input::Client(ClientInput::Push { id, repo, atomic, updates })
+            }
+            Fact::Client(ClientAsk::Order(order, answer)) => {
+                let id = self.next_id();
+                self.orders.insert(id, answer);
+                Input::Client(ClientInput::Order { id, order })
+            }
+            Fact::Status(answer) => {
+                // Who asked may have gone away.
+                let _ = answer.send(StatusReply::of(&self.core));
+                return;
+            }
+            Fact::Broken(why) => {
+                self.ended = Some(Ended { code: 1, why });
+                return;
+            }
+            Fact::Stop => return,
+        };
+        let effects = self.core.handle(self.clock.now(), input);
+        self.execute(effects);
+    }
+
+    fn next_id(&mut self) -> PushId {
+        self.last_id += 1;
+        PushId(self.last_id)
+    }
+
+    fn execute(&mut self, effects: Vec<Effect>) {
+        for (partition, offset, verdict) in self.core.take_judged() {
+            tracing::debug!(%partition, %offset, ?verdict, "judged");
+        }
+        for effect in effects {
+            tracing::trace!(?effect, "effect");
+            match effect {
+                Effect::Log(effect) => self.log.execute(effect, &self.facts),
+                Effect::Git(effect) => self.git.execute(effect),
+                Effect::Journal(effect) => self.journal(effect),
+                Effect::Client(effect) => self.client(effect),
+            }
+        }
+    }
+
+    /// Table reads are answered at once: a few B-tree look-ups in memory. Commits wait for the disk elsewhere.
+    fn journal(&self, effect: JournalEffect) {
+        let journal = self.journal.clone();
+        let facts = self.facts.clone();
+        match effect {
+            JournalEffect::ReadTable { op, partition, keys } => {
+                let entries = journal.read_table(partition, keys);
+                answer(&facts, entries.map(|entries| JournalInput::TableRead { op, entries }));
+            }
+            JournalEffect::ReadVerdicts { op, partition, from, max } => {
+                let verdicts = journal.read_verdicts(partition, from, max);
+                answer(&facts, verdicts.map(|verdicts| JournalInput::VerdictsRead { op, verdicts }));
+            }
+            JournalEffect::Commit { op, commit } => {
+                tokio::task::spawn_blocking(move || {
+                    answer(&facts, journal.commit(&commit).map(|()| JournalInput::Committed { op }));
+                });
+            }
+        }
+    }
+
+    fn client(&mut self, effect: ClientEffect) {
+        match effect {
+            ClientEffect::Reply { id, answers, remote } => {
+                if let Some(waiting) = self.pushes.remove(&id) {
+                    // The pusher may have gone away; the push is decided all the same.
+                    let _ = waiting.send((answers, remote));
+                }
+            }
+            ClientEffect::Ordered { id, outcome } => {
+                if let Some(waiting) = self.orders.remove(&id) {
+                    let _ = waiting.send(outcome);
+                }
+            }
+            ClientEffect::Notice(notice) => self.notice(notice),
+            ClientEffect::Exit { code, why } => self.ended = Some(Ended { code, why }),
+        }
+    }
+
+    fn notice(&self, notice: Notice) {
+        match notice {
+            Notice::ForeignRef { repo, name, actual } => {
+                let actual = actual.map_or_else(|| "absent".to_string(), |oid| oid.to_string());
+                tracing::warn!(%repo, %name, actual, "a ref was changed behind the daemon; it is put back");
+            }
+            Notice::Parked { partition, offset, missing } => {
+                tracing::warn!(%partition, %offset, %missing, "an update waits for objects that cannot be had yet");
+            }
+            Notice::Stopped { partition, why } => {
+                tracing::error!(%partition, why, "replication of this partition has stopped; an operator must decide");
+            }
+            Notice::Ready => {
+                self.is_ready.send_replace(true);
+            }
+            Notice::InForce { instance } => tracing::info!(%instance, "this instance is in force"),
+        }
+    }
+}
+
+/// A journal that cannot be read or written is the end of the daemon: what it cannot remember it must not do.
+fn answer(facts: &mpsc::UnboundedSender<Fact>, outcome: Result<JournalInput>) {
+    let fact = match outcome {
+        Ok(input) => Fact::Input(Input::Journal(input)),
+        Err(why) => Fact::Broken(format!("the journal failed: {why:#}")),
+    };
+    // A daemon that has ended waits for no answer.
+    let _ = facts.send(fact);
+}

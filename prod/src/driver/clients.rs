@@ -1,0 +1,233 @@
+//! The socket: hooks hand over pushes here, the command line its orders. One line of JSON each way.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use refrain_core::ids::Oid;
+use refrain_core::names::{RefName, RepoName};
+use refrain_core::port::{Answer, Order, Wish};
+use refrain_core::record::{RepoConfigured, Visibility};
+use refrain_core::site::Site;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{ClientAsk, Fact, Places, PushAsk};
+use crate::hook_wire::{HookReply, HookRequest, HookResult, REPLY_BYTES_MAX};
+
+/// Connections at once; one more waits until another ends.
+const CLIENTS_MAX: usize = 1_024;
+/// Longest socket path that the system takes.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// What may be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Request {
+    /// From the hook.
+    Push(HookRequest),
+    /// A new repository.
+    CreateRepo {
+        /// Its name.
+        create_repo: RepoName,
+        /// HEAD.
+        head: RefName,
+        /// Visibility.
+        visibility: Visibility,
+    },
+    /// Another configuration of a repository.
+    SetRepo {
+        /// Its name.
+        set_repo: RepoName,
+        /// What changes.
+        wish: RepoConfigured,
+    },
+    /// How the site is.
+    Status {
+        /// Always true.
+        status: bool,
+    },
+}
+
+/// What is answered to anything but a push.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// Done, at this place in the log.
+    Done {
+        /// Partition of `pushdata`.
+        partition: u32,
+        /// Its offset.
+        offset: u64,
+    },
+    /// Not done.
+    Refused(String),
+    /// The status.
+    Status(StatusReply),
+}
+
+/// A site's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// A push would succeed now.
+    pub ready: bool,
+    /// Per partition.
+    pub partitions: Vec<PartitionReply>,
+}
+
+/// One partition's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionReply {
+    /// Which.
+    pub partition: u32,
+    /// First offset still open, as of what is flushed.
+    pub applied: Option<u64>,
+    /// The log's end.
+    pub end: Option<u64>,
+    /// Updates whose objects cannot be had.
+    pub parked: u32,
+    /// Why nothing goes on.
+    pub stopped: Option<String>,
+}
+
+impl StatusReply {
+    pub(super) fn of(core: &Site) -> Self {
+        let partitions = core.partitions().map(|it| PartitionReply {
+            partition: it.partition.0,
+            applied: it.applied.map(|offset| offset.0),
+            end: it.end.map(|offset| offset.0),
+            parked: it.parked,
+            stopped: it.stopped,
+        });
+        Self { ready: core.is_ready(), partitions: partitions.collect() }
+    }
+}
+
+/// A socket that is listened on; removed when dropped.
+pub(super) struct Listening {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+        // A file left behind is replaced at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Listens on the site's socket. The state directory's lock is held, so a socket file in the way is a corpse's.
+pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>) -> Result<Listening> {
+    let path = places.socket.clone();
+    if path.as_os_str().len() > SOCKET_PATH_MAX {
+        bail!(
+            "the socket path {} has {} bytes, the system allows {SOCKET_PATH_MAX}; set `socket` to a shorter one",
+            path.display(),
+            path.as_os_str().len()
+        );
+    }
+    if path.exists() {
+        std::fs::remove_file(&path).with_context(|| format!("cannot replace the old socket {}", path.display()))?;
+    }
+    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let repos = Arc::new(places.repos.canonicalize()?);
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let task = tokio::spawn(async move {
+        loop {
+            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors, most likely: others may close soon.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            };
+            let (repos, facts) = (repos.clone(), facts.clone());
+            tokio::spawn(async move {
+                if let Err(why) = serve(stream, &repos, &facts).await {
+                    tracing::debug!("a client of the socket went away: {why:#}");
+                }
+                drop(place);
+            });
+        }
+    });
+    Ok(Listening { path, task })
+}
+
+async fn serve(stream: UnixStream, repos: &std::path::Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    BufReader::new(read).take(REPLY_BYTES_MAX).read_until(b'\n', &mut line).await?;
+    if line.last() != Some(&b'\n') {
+        bail!("the request was cut off");
+    }
+    let mut reply = match serde_json::from_slice::<Request>(&line) {
+        Err(why) => serde_json::to_vec(&Response::Refused(format!("the request cannot be read: {why}")))?,
+        Ok(Request::Push(request)) => serde_json::to_vec(&push(request, repos, facts).await?)?,
+        Ok(request) => serde_json::to_vec(&order(request, facts).await?)?,
+    };
+    reply.push(b'\n');
+    write.write_all(&reply).await?;
+    Ok(())
+}
+
+/// Hands a push to the core and waits for its answer. If the daemon stops meanwhile the connection is cut, which the
+/// hook reports as undecided.
+async fn push(request: HookRequest, repos: &std::path::Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<HookReply> {
+    let names: Vec<String> = request.updates.iter().map(|update| update.name.clone()).collect();
+    let refuse = |why: String| HookReply {
+        results: names
+            .iter()
+            .map(|name| HookResult { name: name.clone(), ok: false, reason: Some(why.clone()) })
+            .collect(),
+        remote: Vec::new(),
+    };
+    let Some(repo) = repo_of(&request.repo_path, repos) else {
+        let why = format!("denied: {} is not a repository of this site", request.repo_path);
+        return Ok(refuse(why));
+    };
+    let mut updates = Vec::new();
+    for update in request.updates {
+        let parse = |oid: Option<String>| oid.map(|oid| Oid::parse(&oid)).transpose();
+        match (parse(update.old), parse(update.new)) {
+            (Ok(old), Ok(new)) => updates.push(Wish { name: update.name, old, new }),
+            (Err(why), _) | (_, Err(why)) => return Ok(refuse(format!("denied: {}: {why}", update.name))),
+        }
+    }
+    let (answer, answers) = oneshot::channel();
+    let ask = PushAsk { repo, atomic: request.atomic, updates };
+    facts.send(Fact::Client(ClientAsk::Push(ask, answer))).ok().context("the daemon has ended")?;
+    let (answers, remote) = answers.await.context("the daemon ended before it answered")?;
+    let results = names.into_iter().zip(answers).map(|(name, answer)| match answer {
+        Answer::Ok => HookResult { name, ok: true, reason: None },
+        Answer::No(reason) => HookResult { name, ok: false, reason: Some(reason) },
+    });
+    Ok(HookReply { results: results.collect(), remote })
+}
+
+async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<Response> {
+    let order = match request {
+        Request::Push(_) => bail!("a push is no order"),
+        Request::Status { .. } => {
+            let (answer, status) = oneshot::channel();
+            facts.send(Fact::Status(answer)).ok().context("the daemon has ended")?;
+            return Ok(Response::Status(status.await.context("the daemon ended before it answered")?));
+        }
+        Request::CreateRepo { create_repo, head, visibility } => {
+            Order::CreateRepo { repo: create_repo, head, visibility }
+        }
+        Request::SetRepo { set_repo, wish } => Order::ConfigureRepo { repo: set_repo, wish },
+    };
+    let (answer, outcome) = oneshot::channel();
+    facts.send(Fact::Client(ClientAsk::Order(order, answer))).ok().context("the daemon has ended")?;
+    Ok(match outcome.await.context("the daemon ended before it answered")? {
+        Ok((partition, offset)) => Response::Done { partition: partition.0, offset: offset.0 },
+        Err(why) => Response::Refused(why),
+    })
+}
+
+fn repo_of(path: &str, repos: &std::path::Path) -> Option<RepoName> {
+    let inside = std::path::Path::new(path).strip_prefix(repos).ok()?.to_str()?;
+    RepoName::parse(inside.strip_suffix(".git")?).ok()
+}

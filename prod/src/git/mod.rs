@@ -1,0 +1,93 @@
+//! The Git adapter: one bare repository of one site, read and written in process.
+//!
+//! Promises: a pack that it cuts is closed (one object too many is possible, one too few is not), a ref moves only from
+//! the value that the caller named, and nothing that arrives in a pack is trusted before it is checked. Never decides
+//! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Store::flush`].
+
+pub mod hooks;
+mod ingest;
+mod objects;
+mod pack;
+mod packed;
+mod refs;
+mod store;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use refrain_core::ids::Oid;
+
+pub use store::Store;
+
+/// Largest object that goes into or is taken from a pack: 1 GiB, since it is held in memory as a whole.
+pub const OBJECT_MAX: u64 = 1 << 30;
+/// Packs of at most so many objects become loose objects, as Git's own `unpackLimit` has it.
+pub const LOOSE_MAX: u32 = 100;
+
+/// What [`Store::cut_pack`] came to. `used` are those of the hidden values that this repository has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    Pack {
+        bytes: Vec<u8>,
+        used: Vec<Oid>,
+        objects: u32,
+    },
+    /// Nothing is new.
+    Empty {
+        used: Vec<Oid>,
+    },
+    /// The pack would be larger than allowed; `bytes_at_least` is how far the encoder came.
+    TooLarge {
+        bytes_at_least: u64,
+    },
+    /// The tips need this object, and it is not here or cannot be read.
+    Missing(Oid),
+}
+
+/// What [`Store::ingest`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ingested {
+    Done {
+        objects: u32,
+    },
+    /// A delta's base is neither in the pack nor here. Nothing was written.
+    MissingBase(Oid),
+    /// The pack is not one; the text says where it broke. Nothing was written.
+    Corrupt(String),
+}
+
+/// One ref to compare and set; `None` means absent. The name is full, and may lie below `refs/refrain/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefEdit {
+    pub name: String,
+    pub old: Option<Oid>,
+    pub new: Option<Oid>,
+}
+
+/// What became of a [`RefEdit`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetOutcome {
+    /// The ref has the new value, now or before.
+    Done,
+    /// The ref had neither the old nor the new value.
+    Refused { actual: Option<Oid> },
+    /// The store could not do it, or another edit of the same atomic set could not be done.
+    Failed(String),
+}
+
+/// The oldest Git that has `proc-receive` as it is relied on here.
+const GIT_MIN: (u32, u32) = (2, 31);
+
+/// Fails with a sentence if there is no usable `git`: receive-pack and upload-pack are Git's own.
+pub fn require_git() -> anyhow::Result<()> {
+    use anyhow::Context;
+    let output = std::process::Command::new("git").arg("--version").output();
+    let output = output.context("cannot run git: install git 2.31 or later and have it in PATH")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut numbers =
+        text.trim().rsplit(' ').next().unwrap_or_default().split('.').map(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().flatten().unwrap_or(0), numbers.next().flatten().unwrap_or(0));
+    anyhow::ensure!(version >= GIT_MIN, "{} is too old: install git 2.31 or later", text.trim());
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! Refs of the files backend: read, compare and set.
+//!
+//! Follows Git's own locking (`<ref>.lock` by exclusive creation, `packed-refs.lock` around every deletion), so it may
+//! run beside `git` in the same repository. Promises that a ref moves only from the value named. Runs no hooks, writes
+//! no reflog, flushes nothing. Symbolic refs other than HEAD are never written through.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use refrain_core::ids::Oid;
+
+use super::{RefEdit, SetOutcome, packed};
+
+/// How long a ref's lock is waited for, and that of packed-refs: Git's own defaults.
+const REF_LOCK_WAIT: Duration = Duration::from_millis(100);
+const PACKED_LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// What a ref's own file says.
+enum Loose {
+    Absent,
+    Direct(Oid),
+    Symbolic(String),
+}
+
+/// A ref lock that is ours; dropping it gives it back.
+struct Lock {
+    path: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// An edit that holds its lock and found the value it expects.
+struct Held<'a> {
+    edit: &'a RefEdit,
+    lock: Lock,
+}
+
+pub(super) struct Refs<'a> {
+    pub git_dir: &'a Path,
+}
+
+impl Refs<'_> {
+    pub fn read(&self, name: &str) -> Result<Option<Oid>> {
+        check_name(name).map_err(anyhow::Error::msg)?;
+        match self.loose(name)? {
+            Loose::Direct(oid) => Ok(Some(oid)),
+            Loose::Symbolic(_) => Ok(None),
+            // The order matters: `git pack-refs` writes the packed value before it removes the loose one.
+            Loose::Absent => self.packed(name),
+        }
+    }
+
+    fn packed(&self, name: &str) -> Result<Option<Oid>> {
+        let found = packed::first_from(self.git_dir, name)
+            .with_context(|| format!("packed-refs of {} cannot be read", self.git_dir.display()))?;
+        Ok(found.filter(|(found, _)| found == name).map(|(_, oid)| oid))
+    }
+
+    fn loose(&self, name: &str) -> Result<Loose> {
+        let path = self.git_dir.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(parse_loose(&bytes)),
+            Err(e) => match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+                    Ok(Loose::Absent)
+                }
+                _ => Err(e).with_context(|| format!("ref {name} cannot be read at {}", path.display())),
+            },
+        }
+    }
+
+    /// All refs but HEAD and ours. A ref that changes while this runs may show either value.
+    pub fn all(&self) -> Result<BTreeMap<String, Oid>> {
+        let mut loose = BTreeMap::new();
+        self.scan("refs", &mut loose)?;
+        let mut refs = packed::all(self.git_dir)
+            .with_context(|| format!("packed-refs of {} cannot be read", self.git_dir.display()))?;
+        for (name, value) in loose {
+            match value {
+                Some(oid) => refs.insert(name, oid),
+                None => refs.remove(&name),
+            };
+        }
+        refs.retain(|name, _| name.starts_with("refs/") && !name.starts_with("refs/refrain/"));
+        Ok(refs)
+    }
+
+    /// All refs below `dir`, ours included.
+    pub fn below(&self, dir: &str) -> Result<BTreeMap<String, Oid>> {
+        let mut loose = BTreeMap::new();
+        self.scan(dir, &mut loose)?;
+        let mut refs = packed::all(self.git_dir)
+            .with_context(|| format!("packed-refs of {} cannot be read", self.git_dir.display()))?;
+        let prefix = format!("{dir}/");
+        refs.retain(|name, _| name.starts_with(&prefix));
+        refs.extend(loose.into_iter().filter_map(|(name, value)| value.map(|oid| (name, oid))));
+        Ok(refs)
+    }
+
+    fn scan(&self, dir: &str, into: &mut BTreeMap<String, Option<Oid>>) -> Result<()> {
+        let path = self.git_dir.join(dir);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e).with_context(|| format!("{} cannot be listed", path.display())),
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("{} cannot be listed", path.display()))?;
+            let Ok(file) = entry.file_name().into_string() else { continue };
+            let name = format!("{dir}/{file}");
+            if name == "refs/refrain" || file.ends_with(".lock") {
+                continue;
+            }
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                self.scan(&name, into)?;
+                continue;
+            }
+            match self.loose(&name)? {
+                Loose::Direct(oid) => into.insert(name, Some(oid)),
+                Loose::Symbolic(_) => into.insert(name, None),
+                Loose::Absent => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Compares and sets. Deletions go first, in a transaction of their own, so that `a` can make way for `a/b`.
+    pub fn set(&self, edits: &[RefEdit], atomic: bool) -> Vec<SetOutcome> {
+        let mut outcomes: Vec<Option<SetOutcome>> = vec![None; edits.len()];
+        if atomic {
+            // Before anything is locked: a refusal found here costs nothing, and covers both transactions.
+            for (outcome, edit) in outcomes.iter_mut().zip(edits) {
+                *outcome = self.precheck(edit).err();
+            }
+        }
+        let mut spoilt = spoiler(edits, &outcomes);
+        for deletions in [true, false] {
+            let chosen: Vec<usize> = (0..edits.len()).filter(|i| edits[*i].new.is_none() == deletions).collect();
+            if atomic && spoilt.is_some() {
+                break;
+            }
+            self.transact(edits, &chosen, atomic, &mut outcomes);
+            spoilt = spoiler(edits, &outcomes);
+        }
+        let untried = || {
+            let name = spoilt.as_deref().unwrap_or("another ref");
+            SetOutcome::Failed(format!("not tried: {name}, which belongs to the same atomic set, could not be set"))
+        };
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(untried)).collect()
+    }
+
+    fn transact(&self, edits: &[RefEdit], chosen: &[usize], atomic: bool, outcomes: &mut [Option<SetOutcome>]) {
+        let mut held = Vec::new();
+        for index in chosen {
+            match self.lock_and_check(&edits[*index]) {
+                Ok(Some(ready)) => held.push((*index, ready)),
+                Ok(None) => outcomes[*index] = Some(SetOutcome::Done),
+                Err(outcome) => {
+                    outcomes[*index] = Some(outcome);
+                    if atomic {
+                        return;
+                    }
+                }
+            }
+        }
+        if held.first().is_some_and(|(_, h)| h.edit.new.is_none()) {
+            let result = self.remove(held.iter().map(|(_, h)| h.edit.name.as_str()).collect());
+            for (index, ready) in held {
+                outcomes[index] = Some(result.clone().map_or_else(SetOutcome::Failed, |()| SetOutcome::Done));
+                drop(ready.lock);
+                remove_empty_parents(self.git_dir, &self.git_dir.join(&ready.edit.name));
+            }
+            return;
+        }
+        for (index, ready) in held {
+            let name = &ready.edit.name;
+            let result = self.rename_into_place(&ready.lock.path, &self.git_dir.join(name));
+            let failed = |e| SetOutcome::Failed(format!("{name} could not be put in place: {e}"));
+            outcomes[index] = Some(result.map_or_else(failed, |()| SetOutcome::Done));
+        }
+    }
+
+    /// The value under the lock or before it. `Err`: neither old nor new, or not ours to change.
+    fn compare(&self, edit: &RefEdit) -> Result<bool, SetOutcome> {
+        let failed = |e: anyhow::Error| SetOutcome::Failed(format!("{e:#}"));
+        let actual = match self.loose(&edit.name).map_err(failed)? {
+            Loose::Direct(oid) => Some(oid),
+            Loose::Absent => self.packed(&edit.name).map_err(failed)?,
+            Loose::Symbolic(target) => {
+                let text = format!(
+                    "{} is a symbolic ref to {target}, which is not replicated; delete it with git symbolic-ref -d",
+                    edit.name
+                );
+                return Err(SetOutcome::Failed(text));
+            }
+        };
+        if actual == edit.new {
+            Ok(false)
+        } else if actual == edit.old {
+            Ok(true)
+        } else {
+            Err(SetOutcome::Refused { actual })
+        }
+    }
+
+    fn precheck(&self, edit: &RefEdit) -> Result<(), SetOutcome> {
+        check_name(&edit.name).map_err(SetOutcome::Failed)?;
+        self.compare(edit).map(|_| ())
+    }
+
+    /// `Ok(None)`: the ref has its new value already.
+    fn lock_and_check<'a>(&self, edit: &'a RefEdit) -> Result<Option<Held<'a>>, SetOutcome> {
+        check_name(&edit.name).map_err(SetOutcome::Failed)?;
+        let mut content = edit.new.map(|oid| oid.to_string()).unwrap_or_default();
+        content.push('\n');
+        if !self.compare(edit)? {
+            return Ok(None);
+        }
+        let path = self.git_dir.join(format!("{}.lock", edit.name));
+        let lock = take_lock(path, content.as_bytes(), REF_LOCK_WAIT, &edit.name).map_err(SetOutcome::Failed)?;
+        if !self.compare(edit)? {
+            return Ok(None);
+        }
+        if edit.old.is_none() {
+            self.check_neighbours(&edit.name).map_err(SetOutcome::Failed)?;
+        }
+        Ok(Some(Held { edit, lock }))
+    }
+
+    /// No ref beside one of which it is a directory. Loose ones collide in the file system; packed ones are looked up.
+    fn check_neighbours(&self, name: &str) -> Result<(), String> {
+        let unreadable = |e: anyhow::Error| format!("{e:#}");
+        for (at, _) in name.match_indices('/').skip(1) {
+            if self.read(&name[..at]).map_err(unreadable)?.is_some() {
+                return Err(format!("{name} cannot exist beside {}", &name[..at]));
+            }
+        }
+        let below = format!("{name}/");
+        let packed = packed::first_from(self.git_dir, &below).map_err(|e| format!("packed-refs: {e}"))?;
+        // A packed name below may be shadowed by nothing: deletions take it out of the file at once.
+        match packed.filter(|(found, _)| found.starts_with(&below)) {
+            Some((found, _)) => Err(format!("{name} cannot exist beside {found}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes refs whose locks are held. The packed-refs lock is taken even when none of them is packed: a `git
+    /// pack-refs` that read a loose ref before we removed it would bring it back.
+    fn remove(&self, names: Vec<&str>) -> Result<(), String> {
+        let path = self.git_dir.join("packed-refs.lock");
+        let _lock = take_lock(path, b"", PACKED_LOCK_WAIT, "packed-refs")?;
+        let names: std::collections::BTreeSet<&str> = names.into_iter().collect();
+        let packed = names.iter().any(|name| !matches!(self.packed(name), Ok(None)));
+        // Packed first: in between, a crash leaves the loose value, which is the current one.
+        if packed {
+            packed::leave_out(self.git_dir, &|name| names.contains(name))
+                .map_err(|e| format!("packed-refs could not be rewritten: {e}"))?;
+        }
+        for name in names {
+            let path = self.git_dir.join(name);
+            match fs::remove_file(&path) {
+                Err(e) if !is_absent(&e) => return Err(format!("{name} could not be removed: {e}")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn rename_into_place(&self, lock: &Path, path: &Path) -> io::Result<()> {
+        match fs::rename(lock, path) {
+            // Directories of deleted refs stay behind and may be empty all the way down.
+            Err(e) if path.is_dir() => {
+                remove_empty_below(path);
+                fs::rename(lock, path).map_err(|_| e)
+            }
+            other => other,
+        }
+    }
+
+    /// What HEAD names, whether it exists or not.
+    pub fn head(&self) -> Result<String> {
+        let bytes = fs::read(self.git_dir.join("HEAD"))
+            .with_context(|| format!("HEAD of {} cannot be read", self.git_dir.display()))?;
+        match parse_loose(&bytes) {
+            Loose::Symbolic(target) => Ok(target),
+            Loose::Direct(_) | Loose::Absent => {
+                anyhow::bail!("HEAD of {} names no branch; set it with `refrain repo set`", self.git_dir.display())
+            }
+        }
+    }
+
+    pub fn set_head(&self, target: &str) -> Result<()> {
+        check_name(target).map_err(anyhow::Error::msg)?;
+        let content = format!("ref: {target}\n");
+        let lock = take_lock(self.git_dir.join("HEAD.lock"), content.as_bytes(), REF_LOCK_WAIT, "HEAD")
+            .map_err(anyhow::Error::msg)?;
+        fs::rename(&lock.path, self.git_dir.join("HEAD")).context("HEAD could not be put in place")
+    }
+}
+
+/// The first ref of the set that could not be done.
+fn spoiler(edits: &[RefEdit], outcomes: &[Option<SetOutcome>]) -> Option<String> {
+    let failed = |o: &Option<SetOutcome>| matches!(o, Some(SetOutcome::Refused { .. } | SetOutcome::Failed(_)));
+    edits.iter().zip(outcomes).find(|(_, o)| failed(o)).map(|(e, _)| e.name.clone())
+}
+
+/// The last barrier before a name becomes a path; callers have parsed it long before.
+fn check_name(name: &str) -> Result<(), String> {
+    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let bad = name.contains(['\0', '\n']) || !name.starts_with("refs/") || !name.split('/').all(plain);
+    if bad { Err(format!("{name:?} is not a ref name that can be stored")) } else { Ok(()) }
+}
+
+/// An empty or zeroed file is what a power cut leaves of an unflushed ref: as good as absent.
+fn parse_loose(bytes: &[u8]) -> Loose {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Loose::Absent };
+    let text = text.trim_end();
+    if let Some(target) = text.strip_prefix("ref:") {
+        return Loose::Symbolic(target.trim_start().to_owned());
+    }
+    Oid::parse(text).map_or(Loose::Absent, Loose::Direct)
+}
+
+fn take_lock(path: PathBuf, content: &[u8], wait: Duration, what: &str) -> Result<Lock, String> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let error = match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(mut file) => {
+                let lock = Lock { path };
+                return file.write_all(content).map(|()| lock).map_err(|e| format!("{what} cannot be written: {e}"));
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                let parent = path.parent().expect("lock files lie in a directory");
+                match fs::create_dir_all(parent) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(format!("{what} cannot exist beside a ref that is a part of its name: {e}")),
+                    Ok(()) => {}
+                }
+            }
+            io::ErrorKind::AlreadyExists if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            io::ErrorKind::AlreadyExists => {
+                return Err(format!(
+                    "{what} is locked by {}: another git process is changing it, or one died there; refrain takes \
+                     stale locks away when it starts, or remove the file once no git runs in this repository",
+                    path.display()
+                ));
+            }
+            io::ErrorKind::NotADirectory => {
+                return Err(format!("{what} cannot exist beside a ref that is a part of its name"));
+            }
+            _ => return Err(format!("{what} cannot be locked at {}: {error}", path.display())),
+        }
+        // A deletion may take a directory away between its creation and the lock's: try again, but not for ever.
+        if error.kind() == io::ErrorKind::NotFound && Instant::now() >= deadline {
+            return Err(format!("{what} cannot be locked: its directory vanishes again and again"));
+        }
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+}
+
+/// Keeps `refs` and its children, as Git does. To be called without the lock, which lies in the nearest directory.
+fn remove_empty_parents(git_dir: &Path, path: &Path) {
+    for dir in path.ancestors().skip(1) {
+        let depth = dir.strip_prefix(git_dir).map_or(0, |rest| rest.components().count());
+        if depth <= 2 || fs::remove_dir(dir).is_err() {
+            return;
+        }
+    }
+}
+
+fn remove_empty_below(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_empty_below(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
+}

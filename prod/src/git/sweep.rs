@@ -1,0 +1,92 @@
+//! The start-up sweep: what dead processes left in a repository.
+//!
+//! Takes away locks, quarantines and keep files only when nobody can still need them: no live process has its working
+//! directory in the repository (receive-pack and gc both change into it). Says what it did and what it left alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::ingest::WORK_DIR;
+
+pub(super) fn sweep(git_dir: &Path) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    sweep_keeps(git_dir, &mut said);
+    if let Some(pid) = somebody_inside(git_dir) {
+        said.push(format!(
+            "{}: process {pid} works in this repository, so locks and quarantines were left alone",
+            git_dir.display()
+        ));
+        return Ok(said);
+    }
+    let mut stale: Vec<PathBuf> =
+        ["packed-refs.lock", "packed-refs.new", "HEAD.lock", "config.lock", WORK_DIR].map(|n| git_dir.join(n)).into();
+    collect(&git_dir.join("refs"), &mut |path, name| name.ends_with(".lock") || is_empty_ref(path), &mut stale);
+    for entry in fs::read_dir(git_dir.join("objects")).context("objects cannot be listed")?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("tmp_objdir-incoming-") || name.starts_with("incoming-") {
+            stale.push(entry.path());
+        } else if name.len() == 2 {
+            let ours = &mut |_: &Path, name: &str| name.starts_with("tmp_obj_");
+            collect(&entry.path(), ours, &mut stale);
+        }
+    }
+    for path in stale {
+        remove(&path, &mut said);
+    }
+    Ok(said)
+}
+
+/// A ref that a power cut emptied; Git would call it broken for ever.
+fn is_empty_ref(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == 0)
+}
+
+fn collect(dir: &Path, wanted: &mut dyn FnMut(&Path, &str) -> bool, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            collect(&path, wanted, into);
+        } else if wanted(&path, &entry.file_name().to_string_lossy()) {
+            into.push(path);
+        }
+    }
+}
+
+fn remove(path: &Path, said: &mut Vec<String>) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    let removed = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    said.push(match removed {
+        Ok(()) => format!("{}: removed, left behind by a dead process", path.display()),
+        Err(e) => format!("{}: left behind by a dead process, but cannot be removed: {e}", path.display()),
+    });
+}
+
+/// A keep file that a receive-pack of this host wrote, which is gone. One with any other content is an operator's.
+fn sweep_keeps(git_dir: &Path, said: &mut Vec<String>) {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    for entry in fs::read_dir(git_dir.join("objects/pack")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|e| e != "keep") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let Some((pid, of)) = text.trim().strip_prefix("receive-pack ").and_then(|t| t.split_once(" on ")) else {
+            continue;
+        };
+        let git_lives = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("git"));
+        if of == host.trim() && !git_lives {
+            remove(&path, said);
+        }
+    }
+}
+
+/// A live process other than us with its working directory in the repository. Those of other users cannot be seen.
+fn somebody_inside(git_dir: &Path) -> Option<u32> {
+    let git_dir = fs::canonicalize(git_dir).ok()?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    let others = pids.filter(|pid| *pid != std::process::id());
+    others.into_iter().find(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&git_dir)))
+}

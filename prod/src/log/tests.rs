@@ -1,0 +1,263 @@
+//! The embedded log on real files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::recover::recover;
+use super::segment::{self, HEADER_BYTES};
+use super::*;
+
+fn value(text: &str) -> Arc<[u8]> {
+    Arc::from(text.as_bytes())
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
+}
+
+fn append(rt: &tokio::runtime::Runtime, log: &EmbeddedLog, text: &str) -> u64 {
+    match rt.block_on(log.append("pushdata", 0, b"demo", value(text))) {
+        AppendOutcome::Done { offset } => offset,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn texts(batch: &ReadBatch) -> Vec<String> {
+    batch.records.iter().map(|r| String::from_utf8_lossy(&r.value).into_owned()).collect()
+}
+
+fn segment_file(dir: &Path) -> PathBuf {
+    dir.join("pushdata-0").join(segment::file_name(0))
+}
+
+/// A log with three records, closed.
+fn three() -> (tempfile::TempDir, Vec<u8>) {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 2).expect("open"));
+    for text in ["one", "two", "three"] {
+        append(&rt, &log, text);
+    }
+    drop(log);
+    let bytes = fs::read(segment_file(dir.path())).expect("segment");
+    (dir, bytes)
+}
+
+/// Where each frame starts, and the end.
+fn frames(bytes: &[u8]) -> Vec<usize> {
+    let mut at = vec![HEADER_BYTES];
+    while let Some(frame) = segment::decode(&bytes[*at.last().expect("never empty")..]) {
+        at.push(at.last().expect("never empty") + frame.len);
+    }
+    at
+}
+
+#[test]
+fn offsets_go_on_after_a_reopen_and_readers_see_all() {
+    let (dir, _) = three();
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 99).expect("open"));
+    assert_eq!(log.partitions(), 2);
+    assert_eq!(append(&rt, &log, "four"), 3);
+    let batch = log.read("pushdata", 0, 0, 100, 1 << 20).expect("read");
+    assert_eq!(texts(&batch), ["one", "two", "three", "four"], "from disk");
+    let batch = log.read("pushdata", 0, 3, 100, 1 << 20).expect("read");
+    assert_eq!((texts(&batch), batch.next, batch.end, batch.start), (vec!["four".into()], 4, 4, 0));
+    assert_eq!(&*batch.records[0].key, b"demo");
+    assert!(log.read("pushdata", 2, 0, 1, 1).is_err() && log.read("nonsense", 0, 0, 1, 1).is_err());
+    let offline = OfflineLog::open(dir.path()).expect("offline");
+    assert_eq!(texts(&offline.read("pushdata", 0, 1, 2, 1 << 20).expect("read")), ["two", "three"]);
+}
+
+#[test]
+fn limits_of_a_read_hold_but_one_record_always_comes() {
+    let (dir, _) = three();
+    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    let read = |from, records, bytes| texts(&log.read("pushdata", 0, from, records, bytes).expect("read"));
+    assert_eq!(read(0, 2, 1 << 20), ["one", "two"]);
+    assert_eq!(read(0, 9, 1), ["one"]);
+    assert_eq!(read(0, 9, 14), ["one", "two"]);
+    assert_eq!(read(3, 9, 9), Vec::<String>::new());
+    assert_eq!(read(7, 9, 9), Vec::<String>::new());
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_of_the_last_frame_is_cut() {
+    let (dir, bytes) = three();
+    let starts = frames(&bytes);
+    for cut in starts[2]..starts[3] {
+        fs::write(segment_file(dir.path()), &bytes[..cut]).expect("write");
+        let found = recover(&dir.path().join("pushdata-0"), storage_id(dir.path())).expect("recovers");
+        assert_eq!((found.end, found.segments[0].len), (2, starts[2] as u64), "cut at {cut}");
+        assert_eq!(fs::metadata(segment_file(dir.path())).expect("stat").len(), starts[2] as u64);
+    }
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    assert_eq!(append(&rt, &log, "again"), 2);
+}
+
+fn storage_id(dir: &Path) -> u128 {
+    super::embedded::Meta::read(dir).expect("meta").expect("there").1
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_is_refused_and_named() {
+    let (dir, bytes) = three();
+    let starts = frames(&bytes);
+    for at in starts[0]..starts[2] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        fs::write(segment_file(dir.path()), &damaged).expect("write");
+        let error = EmbeddedLog::open(dir.path(), 1).err().expect("refused").to_string();
+        let frame = if at < starts[1] { starts[0] } else { starts[1] };
+        assert!(error.contains(&format!("byte {frame}")) && error.contains("00000000000000000000.log"), "{error}");
+        assert_eq!(fs::read(segment_file(dir.path())).expect("read"), damaged, "nothing was changed");
+    }
+}
+
+#[test]
+fn garbage_behind_the_last_record_is_cut_and_a_foreign_segment_refused() {
+    let (dir, bytes) = three();
+    fs::write(segment_file(dir.path()), [&bytes[..], &[0; 700], b"garbage"].concat()).expect("write");
+    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    assert_eq!(log.read("pushdata", 0, 0, 9, 999).expect("read").end, 3);
+    drop(log);
+    fs::write(segment_file(dir.path()), [&segment::header(7, 0)[..], &bytes[HEADER_BYTES..]].concat()).expect("write");
+    let error = EmbeddedLog::open(dir.path(), 1).err().expect("refused").to_string();
+    assert!(error.contains("another log"), "{error}");
+}
+
+#[test]
+fn a_lost_sector_inside_the_last_flush_is_a_torn_tail_but_not_before_it() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let write = |batches: [u64; 3]| {
+        let mut bytes = segment::header(5, 0).to_vec();
+        for (offset, batch) in batches.into_iter().enumerate() {
+            let record =
+                LogRecord { offset: offset as u64, time_ms: 1, key: value("k"), value: Arc::from(vec![7; 2_000]) };
+            segment::encode(&record, batch, &mut bytes);
+        }
+        let second = frames(&bytes)[1];
+        let sector = (second / 512 + 2) * 512;
+        bytes[sector..sector + 512].fill(0);
+        fs::write(dir.path().join(segment::file_name(0)), bytes).expect("write");
+    };
+    // The third record was flushed after the second was durable: the disk lost what it had.
+    write([0, 1, 2]);
+    assert!(matches!(recover(dir.path(), 5), Err(LogError::Corrupt(_))));
+    // Second and third were flushed together, and the disk wrote the third first.
+    write([0, 1, 1]);
+    assert_eq!(recover(dir.path(), 5).expect("recovers").end, 1);
+}
+
+#[test]
+fn concurrent_appends_share_flushes() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let before = log.stats();
+    let offsets = rt.block_on(async {
+        let one = |n: usize| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                for i in 0..50 {
+                    match log.append("pushdata", 0, b"k", value(&format!("{n}.{i}"))).await {
+                        AppendOutcome::Done { offset } => mine.push(offset),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                assert!(mine.is_sorted());
+                mine
+            })
+        };
+        let tasks: Vec<_> = (0..16).map(one).collect();
+        let mut all = Vec::new();
+        for task in tasks {
+            all.extend(task.await.expect("task"));
+        }
+        all
+    });
+    let (after, mut sorted) = (log.stats(), offsets);
+    sorted.sort();
+    assert_eq!(sorted, (0..800).collect::<Vec<u64>>());
+    assert_eq!(after.appends - before.appends, 800);
+    assert!(after.fsyncs - before.fsyncs < 400, "{after:?}");
+    println!("16 appenders, 800 records: {} fsyncs", after.fsyncs - before.fsyncs);
+}
+
+#[test]
+fn a_second_handle_is_locked_out_until_the_first_is_gone() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    assert!(matches!(EmbeddedLog::open(dir.path(), 1), Err(LogError::Locked(_))));
+    let clone = log.clone();
+    drop(log);
+    assert!(matches!(EmbeddedLog::open(dir.path(), 1), Err(LogError::Locked(_))));
+    drop(clone);
+    EmbeddedLog::open(dir.path(), 1).expect("free");
+}
+
+#[test]
+fn after_a_failed_flush_the_outcome_is_unknown_and_no_more_is_taken() {
+    let (dir, _) = three();
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    log.break_next_sync();
+    let outcome = rt.block_on(log.append("pushdata", 0, b"k", value("lost?")));
+    assert!(matches!(outcome, AppendOutcome::Unknown(_)), "{outcome:?}");
+    assert_eq!(log.read("pushdata", 0, 0, 9, 999).expect("read").end, 3, "not shown");
+    for topic in ["pushdata", "progress"] {
+        let outcome = rt.block_on(log.append(topic, 0, b"k", value("more")));
+        assert!(matches!(outcome, AppendOutcome::Refused(_)), "{outcome:?}");
+    }
+    drop(log);
+    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    assert_eq!(log.read("pushdata", 0, 3, 9, 999).expect("read").end, 4, "it did make it");
+}
+
+#[test]
+fn too_large_and_unknown_partitions_are_refused() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let large: Arc<[u8]> = Arc::from(vec![0; VALUE_MAX + 1]);
+    assert!(matches!(rt.block_on(log.append("pushdata", 0, b"", large)), AppendOutcome::Refused(_)));
+    assert!(matches!(rt.block_on(log.append("progress", 1, b"", value(""))), AppendOutcome::Refused(_)));
+    let most: Arc<[u8]> = Arc::from(vec![0; VALUE_MAX]);
+    assert!(matches!(rt.block_on(log.append("packdata", 0, b"", most)), AppendOutcome::Done { offset: 0 }));
+}
+
+#[test]
+fn wait_returns_when_the_record_is_there() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    rt.block_on(async {
+        let waiting = log.clone();
+        let waiter = tokio::spawn(async move { waiting.wait("pushdata", 0, 0).await });
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        assert!(matches!(log.append("pushdata", 0, b"", value("x")).await, AppendOutcome::Done { .. }));
+        waiter.await.expect("woken");
+        log.wait("pushdata", 0, 0).await;
+    });
+}
+
+#[test]
+fn segments_roll_and_the_old_ones_are_read_from_disk() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let big: Arc<[u8]> = Arc::from(vec![3; VALUE_MAX]);
+    for _ in 0..35 {
+        let outcome = rt.block_on(log.append("packdata", 0, b"k", big.clone()));
+        assert!(matches!(outcome, AppendOutcome::Done { .. }), "{outcome:?}");
+    }
+    assert_eq!(fs::read_dir(dir.path().join("packdata-0")).expect("dir").count(), 2);
+    let (mut next, mut seen) = (0, Vec::new());
+    while next < 35 {
+        let batch = log.read("packdata", 0, next, 3, usize::MAX).expect("read");
+        seen.extend(batch.records.iter().map(|r| r.offset));
+        next = batch.next;
+    }
+    assert_eq!(seen, (0..35).collect::<Vec<u64>>());
+    drop(log);
+    // A crash at the creation of the next segment leaves a file without a header.
+    fs::write(dir.path().join("packdata-0").join(segment::file_name(35)), b"RFRN").expect("write");
+    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    assert_eq!(log.read("packdata", 0, 34, 9, 9).expect("read").end, 35);
+}
