@@ -139,8 +139,9 @@ impl Published {
 struct Lane {
     /// By offset; a bounded window from the published mark on.
     candidates: BTreeMap<Offset, Accepted>,
-    /// Some above the window are in the journal only.
+    /// Some above the window are in the journal only; up to this offset at least, if known.
     more: bool,
+    skipped: Option<Offset>,
     reading: bool,
     next: Offset,
     done: BTreeSet<Offset>,
@@ -193,6 +194,7 @@ impl Aggregator {
         }
         if lane.more || lane.reading || lane.candidates.len() >= CANDIDATES_MAX {
             lane.more = true;
+            lane.skipped = Some(accepted.offset);
             return;
         }
         lane.after_probe.insert(accepted.offset, probe);
@@ -205,14 +207,19 @@ impl Aggregator {
     }
 
     /// Verdicts come back from the journal.
-    pub(crate) fn verdicts(&mut self, partition: Partition, verdicts: Vec<Accepted>, folded: Offset) {
+    pub(crate) fn verdicts(&mut self, now: Now, partition: Partition, verdicts: Vec<Accepted>) {
         let probe = self.probes_asked + 1;
         let lane = self.lanes.entry(partition).or_default();
         lane.reading = false;
-        // A full answer means that there may be more; a short one is all that the journal has. What was accepted while
-        // the question was under way set `more` again.
-        let full = verdicts.len() >= CANDIDATES_MAX;
-        lane.more = full || verdicts.last().is_some_and(|last| last.offset < folded) && lane.more;
+        let last = verdicts.last().map(|last| last.offset);
+        let all_there = lane.skipped.is_none_or(|skipped| last.is_some_and(|last| skipped <= last));
+        lane.more = verdicts.len() >= CANDIDATES_MAX || !all_there;
+        if all_there {
+            lane.skipped = None;
+        } else if verdicts.is_empty() {
+            // Accepted, and no commit has carried it yet.
+            self.retry = Some(now.at + RETRY_AFTER);
+        }
         for accepted in verdicts {
             if accepted.offset >= lane.next && !lane.done.contains(&accepted.offset) {
                 lane.after_probe.insert(accepted.offset, probe);
@@ -273,6 +280,9 @@ impl Aggregator {
             let Some(lane) = self.lanes.get_mut(&control.partition) else { continue };
             if lane.more && !lane.reading && lane.candidates.is_empty() {
                 lane.reading = true;
+                if lane.skipped.is_some_and(|skipped| skipped < lane.next) {
+                    lane.skipped = None;
+                }
                 let op = out.ask(Owner::Verdicts(control.partition));
                 let (partition, from) = (control.partition, lane.next);
                 out.journal(JournalEffect::ReadVerdicts { op, partition, from, max: CANDIDATES_MAX });

@@ -207,13 +207,16 @@ impl Consumer {
             return true;
         }
         let Some((offset, shape)) = entry.shapes.last().cloned() else { return false };
-        // Before the log's end is reached a later record may remove what this one makes.
-        if !may || entry.is_busy() || entry.not_before > now.at {
+        if entry.is_busy() || entry.not_before > now.at {
+            return true;
+        }
+        // Before the log's end is reached a later record may say otherwise, so nothing that is there is touched.
+        if !may && (shape.is_none() || entry.left_alone == Some(offset)) {
             return true;
         }
         entry.ensuring = Some(offset);
         let op = out.ask(Owner::Ensure(self.partition, repo.clone()));
-        out.git(GitEffect::EnsureRepo { op, repo: repo.clone(), shape });
+        out.git(GitEffect::EnsureRepo { op, repo: repo.clone(), shape, if_absent: !may });
         true
     }
 
@@ -228,6 +231,8 @@ impl Consumer {
             for offset in done {
                 self.finish(offset, false);
             }
+        } else if !self.open {
+            entry.left_alone = Some(upto);
         } else {
             entry.not_before = now.at + crate::config::RETRY_AFTER;
             self.retry_at(now.at + crate::config::RETRY_AFTER);
@@ -297,9 +302,10 @@ impl Consumer {
         self.pending.range(..offset).any(|(_, it)| !matches!(it.state, State::Parked { .. }))
     }
 
-    /// Whether the fold should stop reading for a while.
+    /// Whether the fold should stop reading for a while: too many pushes wait for their objects. Proved ones do not
+    /// count: their packs are let go, and after a start they coalesce to one a ref.
     pub(crate) fn is_full(&self) -> bool {
-        self.pending.len() >= PENDING_MAX
+        self.pending.len() >= PENDING_MAX && self.pending.values().filter(|it| !it.proved()).count() >= PENDING_MAX
     }
 
     /// Things held in memory, for the bound on it.

@@ -46,6 +46,8 @@ pub(crate) struct Part {
     pub end: Offset,
     reading: bool,
     reading_table: bool,
+    /// The last folded record was found where it was.
+    recognised: bool,
     /// The position has reached the end since the start.
     pub caught_up: bool,
     /// The log's end when the position first reached it: this far a site must be before readers come.
@@ -87,6 +89,7 @@ impl Part {
             end: Offset(0),
             reading: false,
             reading_table: false,
+            recognised: false,
             caught_up: false,
             start_end: Offset(0),
             stopped: None,
@@ -107,7 +110,10 @@ impl Part {
                 let topic = Topic::PushData(self.partition);
                 out.log(LogEffect::Read { op, topic, from: offset, max: 1, wait: false });
             }
-            _ => self.read(out),
+            _ => {
+                self.recognised = true;
+                self.read(out);
+            }
         }
     }
 
@@ -117,7 +123,10 @@ impl Part {
         let Some((last, hash)) = self.fold.control().last else { return self.read(out) };
         let found = records.first().filter(|read| read.offset == last);
         match found.map(|read| &read.value) {
-            Some(Value::Record(decoded)) if decoded.line_hash == hash => self.read(out),
+            Some(Value::Record(decoded)) if decoded.line_hash == hash => {
+                self.recognised = true;
+                self.read(out);
+            }
             Some(_) => self.stop(
                 out,
                 format!("the record at offset {last} is not the one folded before: the log was re-created or edited"),
@@ -150,6 +159,7 @@ impl Part {
     /// Asks for what comes next, unless something is still to be worked off.
     pub(crate) fn read(&mut self, out: &mut Out) {
         if self.reading
+            || !self.recognised
             || self.stopped.is_some()
             || !self.queue.is_empty()
             || self.consumer.is_full()
@@ -192,7 +202,8 @@ impl Part {
             }
         }
         self.position = next.max(self.position);
-        self.end = end;
+        // A look at the end may have come back before this read, and have seen more.
+        self.end = self.end.max(end);
         self.fold_on(now, out, voice);
     }
 
@@ -318,6 +329,9 @@ impl Part {
     pub(crate) fn wake(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
         if self.retry.is_some_and(|at| at <= now.at) {
             self.retry = None;
+            if !self.recognised && !self.reading {
+                self.start(now, out);
+            }
         }
         self.consumer.wake(now, out);
         self.producer.wake(now, out, voice);

@@ -417,7 +417,8 @@ pub enum GitEffect {
         /// Kept offsets that the edits make superfluous.
         release: Vec<Offset>,
     },
-    /// Make a repository be as it should: there, with this HEAD and hooks, or gone. One of another life is moved away.
+    /// Make a repository be as it should: there, with this HEAD and hooks, or gone. One of another life is moved away,
+    /// or, with `if_absent`, stays and the answer is no.
     EnsureRepo {
         /// The question.
         op: Op,
@@ -425,6 +426,8 @@ pub enum GitEffect {
         repo: RepoName,
         /// What it should be; `None`: gone.
         shape: Option<RepoShape>,
+        /// Leave another life of the repository alone.
+        if_absent: bool,
     },
     /// Make all that was written to these repositories durable.
     Flush {

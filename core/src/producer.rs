@@ -19,8 +19,8 @@ use crate::mutant::Mutant;
 use crate::names::{RepoName, SiteId};
 use crate::port::{Answer, ClientEffect, LogEffect, Now, Order, Out, Owner, Topic, Wish};
 use crate::progress::Peers;
-use crate::record::{Body, Header, Push, Record, Update};
-use crate::refdb::{Judgement, Members, Verdict};
+use crate::record::{Body, Header, MemberState, Push, Record, Update};
+use crate::refdb::{Control, Judgement, Verdict};
 use crate::time::Instant;
 
 /// The pair that this daemon speaks as, and its numbers: one sequence a site, over all partitions.
@@ -63,6 +63,8 @@ pub(super) struct Job {
     pub want: Want,
     pub deadline: Instant,
     pub answered: bool,
+    /// Table entries have been asked for.
+    pub reading: bool,
     pub stage: Stage,
 }
 
@@ -278,17 +280,21 @@ impl Producer {
         }
     }
 
+    /// Whether a decided push waits for refs to be shown or for other sites.
+    pub(crate) fn waits(&self) -> bool {
+        self.jobs.values().any(|job| matches!(job.stage, Stage::Waiting))
+    }
+
     /// Answers what can be answered: decided, shown at this site, and held by as many others as asked for.
-    pub(crate) fn settle(&mut self, out: &mut Out, behind: impl Fn(Offset) -> bool, members: &Members, peers: &Peers) {
+    pub(crate) fn settle(&mut self, out: &mut Out, behind: impl Fn(Offset) -> bool, control: &Control, peers: &Peers) {
         let early = self.config.mutants.on(Mutant::ReplyBeforeShown);
         let mut done = Vec::new();
         for (id, job) in &mut self.jobs {
             let (Stage::Waiting, Want::Push(push)) = (&job.stage, &mut job.want) else { continue };
             push.showing.retain(|offset| !early && behind(*offset));
-            let held = push
-                .accepted
-                .iter()
-                .all(|offset| self.config.ack.is_met(self.partition, *offset, &self.config, members, peers));
+            let met =
+                |offset: &Offset| self.config.ack.is_met((self.partition, *offset), &self.config.site, control, peers);
+            let held = push.accepted.iter().all(met);
             if push.showing.is_empty() && (held || !push.answers.contains(&Some(Answer::Ok))) {
                 done.push(*id);
             }
@@ -404,6 +410,8 @@ impl Producer {
 
     /// Appends a record that nobody waits for.
     pub(crate) fn say(&mut self, now: Now, out: &mut Out, voice: &mut Voice, body: Body) {
+        // Nobody waits for an earlier barrier, and a later one says all that it would have said.
+        self.appends.retain(|_, append| append.job.is_some() || append.outcome != Outcome::Unknown);
         if self.appends.len() < 2 * APPENDS_MAX {
             let record = Record { header: self.header(None, None), body, pack: Arc::from([]) };
             self.append(now, out, voice, None, &record);
@@ -444,17 +452,23 @@ impl Producer {
 }
 
 impl Ack {
-    /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force is believed:
-    /// an old one may have promised what its disk has lost.
-    fn is_met(self, partition: Partition, offset: Offset, config: &Config, members: &Members, peers: &Peers) -> bool {
+    /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force in partition 0
+    /// (`control`) is believed: an old one may have promised what its disk has lost.
+    fn is_met(self, place: (Partition, Offset), own: &SiteId, control: &Control, peers: &Peers) -> bool {
         let flushed = |site: &SiteId| {
-            peers.of(site).and_then(|report| report.partitions.get(&partition)).is_some_and(|mark| mark.flushed(offset))
+            let Some(report) = peers.of(site) else { return false };
+            let Some(speaker) = control.speakers.get(site) else { return false };
+            let in_force = (speaker.epoch, speaker.instance) == (report.epoch, report.instance);
+            in_force && report.partitions.get(&place.0).is_some_and(|mark| mark.flushed(place.1))
         };
-        let others = members.table.keys().filter(|site| **site != config.site);
         match self {
             Ack::Log => true,
-            Ack::Sites(wanted) => others.filter(|site| flushed(site)).count() >= wanted as usize,
-            Ack::All => members.active().filter(|site| **site != config.site).all(flushed),
+            Ack::Sites(wanted) => {
+                let belongs = |state: &MemberState| matches!(state, MemberState::Active | MemberState::Joining);
+                let others = control.members.table.iter().filter(|(site, state)| *site != own && belongs(state));
+                others.filter(|(site, _)| flushed(site)).count() >= wanted as usize
+            }
+            Ack::All => control.members.active().filter(|site| *site != own).all(flushed),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! whoever finds its own last pair in force is its own corpse and starts; whoever hears a foreign one gives up.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 
@@ -91,10 +92,10 @@ impl Session {
 
     /// Does what can be done now towards speaking, and notices the end of it.
     pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: &Peers) {
-        if self.over || !self.is_stored {
+        if self.over || self.watch_fence(out, parts) || self.differs(out, parts) || !self.is_stored {
             return;
         }
-        if self.watch_fence(out, parts) || !parts.iter().all(|part| part.caught_up || part.stopped.is_some()) {
+        if !parts.iter().all(|part| part.caught_up || part.stopped.is_some()) {
             return;
         }
         for part in parts.iter_mut() {
@@ -138,6 +139,24 @@ impl Session {
         }
         let why = if evicted { "this site was evicted" } else { "another instance of this site has started" };
         self.end(out, why);
+        true
+    }
+
+    /// What all must agree on is in the log; a daemon that was told otherwise must not judge.
+    fn differs(&mut self, out: &mut Out, parts: &[Part]) -> bool {
+        let Some(opened) = &parts[0].fold.control().opened else { return false };
+        let why = if opened.partitions != self.config.partitions {
+            format!(
+                "the log has {} partitions, this site is configured for {}",
+                opened.partitions, self.config.partitions
+            )
+        } else if opened.rules > RULES {
+            format!("the log is under rules {}, this version knows {RULES}", opened.rules)
+        } else {
+            return false;
+        };
+        self.over = true;
+        out.client(ClientEffect::Exit { code: 78, why });
         true
     }
 

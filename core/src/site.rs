@@ -151,12 +151,16 @@ impl Site {
         }
         self.follow_members();
         self.flip(now);
-        let members = self.parts[0].fold.control().members.clone();
+        // Only an acknowledgement that is waited for needs to know who is in force.
+        let waits = self.parts.iter().any(|part| part.producer.waits());
+        let control = waits.then(|| self.parts[0].fold.control().clone());
         for part in &mut self.parts {
             let partition = part.partition;
             part.produce(now, &mut self.out, &mut self.session.voice);
             let consumer = &part.consumer;
-            part.producer.settle(&mut self.out, |offset| consumer.is_pending(offset), &members, &self.peers);
+            if let Some(control) = &control {
+                part.producer.settle(&mut self.out, |offset| consumer.is_pending(offset), control, &self.peers);
+            }
             part.consumer.take_shown();
             for accepted in core::mem::take(&mut part.accepted) {
                 self.round.verdicts.push((partition, accepted.clone()));
@@ -206,7 +210,7 @@ impl Site {
             LogInput::ReadFailed { op } => match self.out.owner(op) {
                 Some(Owner::ReadRecords(partition)) => self.with(partition, |part, _, _| part.read_failed(now)),
                 Some(Owner::Recognise(partition)) => {
-                    self.with(partition, |part, out, _| part.start(now, out));
+                    self.with(partition, |part, _, _| part.read_failed(now));
                 }
                 Some(Owner::ReadPack(partition, offset)) => {
                     self.with(partition, |part, out, _| part.consumer.pack_read(now, out, offset, None));
@@ -288,6 +292,7 @@ impl Site {
                 }),
                 Some(Owner::PushTable(partition, id)) => self.with(partition, |part, out, _| {
                     part.cache.read_done(entries);
+                    part.producer.table_read(id);
                     part.check(now, out, id);
                 }),
                 _ => {}
@@ -299,8 +304,7 @@ impl Site {
             }
             JournalInput::VerdictsRead { op, verdicts } => {
                 if let Some(Owner::Verdicts(partition)) = self.out.owner(op) {
-                    let folded = self.parts[partition.0 as usize].fold.control().next;
-                    self.aggregator.verdicts(partition, verdicts, folded);
+                    self.aggregator.verdicts(now, partition, verdicts);
                 }
             }
         }
@@ -430,6 +434,9 @@ impl Site {
 
     /// Shows staged updates that all active sites staged, or that waited long enough.
     fn flip(&mut self, now: Now) {
+        if self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
+            return;
+        }
         let members = self.parts[0].fold.control().members.clone();
         for part in &mut self.parts {
             let partition = part.partition;

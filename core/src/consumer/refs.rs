@@ -95,6 +95,24 @@ impl Consumer {
         }
     }
 
+    /// These values of a ref will not be set: a later one is proved.
+    pub(super) fn overtake(&mut self, repo: &RepoName, name: &RefName, offsets: &[Offset]) {
+        let Some(entry) = self.repos.get_mut(repo) else { return };
+        let Some(work) = entry.refs.get_mut(name) else { return };
+        let gone = work.values.iter().filter(|(at, _)| offsets.contains(at)).map(|(_, value)| *value);
+        work.past.extend(gone.collect::<Vec<_>>());
+        work.values.retain(|(at, _)| !offsets.contains(at));
+        for at in offsets {
+            let Some(pending) = self.pending.get_mut(at) else { continue };
+            pending.open -= 1;
+            pending.overtaken = true;
+            if pending.open == 0 {
+                self.repos.get_mut(repo).expect("found above").offsets.remove(at);
+                self.finish(*at, true);
+            }
+        }
+    }
+
     /// The ref is at neither the value we set last nor the new one. After a crash it may be at any value that was
     /// pending; any other was set behind our back, is reported, and goes.
     fn ref_elsewhere(&mut self, out: &mut Out, repo: &RepoName, name: &RefName, actual: Option<Oid>) {

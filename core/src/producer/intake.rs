@@ -54,7 +54,14 @@ impl Producer {
         };
         let nothing_left = push.rest.is_empty();
         let deadline = now.at + self.config.push_timeout;
-        let job = Job { repo: Some(repo), want: Want::Push(push), deadline, answered: false, stage: Stage::Checking };
+        let job = Job {
+            repo: Some(repo),
+            want: Want::Push(push),
+            deadline,
+            answered: false,
+            reading: false,
+            stage: Stage::Checking,
+        };
         self.jobs.insert(id, job);
         if let Some(why) = refusal {
             self.fail(out, id, &why);
@@ -82,12 +89,23 @@ impl Producer {
         }
         let repo = order.repo().cloned();
         let deadline = now.at + self.config.push_timeout;
-        self.jobs.insert(id, Job { repo, want: Want::Order(order), deadline, answered: false, stage: Stage::Checking });
+        self.jobs.insert(
+            id,
+            Job { repo, want: Want::Order(order), deadline, answered: false, reading: false, stage: Stage::Checking },
+        );
     }
 
     /// Jobs that have to be checked.
     pub(crate) fn checking(&self) -> Vec<PushId> {
-        self.jobs.iter().filter(|(_, job)| matches!(job.stage, Stage::Checking)).map(|(id, _)| *id).collect()
+        let due = self.jobs.iter().filter(|(_, job)| matches!(job.stage, Stage::Checking) && !job.reading);
+        due.map(|(id, _)| *id).collect()
+    }
+
+    /// The entries that a job asked for are in the cache.
+    pub(crate) fn table_read(&mut self, id: PushId) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.reading = false;
+        }
     }
 
     /// Table entries that checking waits for.
@@ -126,6 +144,7 @@ impl Producer {
         let missing = cache.missing(&self.keys(fold, cache, job));
         if !missing.is_empty() {
             cache.read_started(&missing);
+            self.jobs.get_mut(&id).expect("it is being checked").reading = true;
             let op = out.ask(Owner::PushTable(self.partition, id));
             return out.journal(JournalEffect::ReadTable { op, partition: self.partition, keys: missing });
         }

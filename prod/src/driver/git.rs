@@ -83,8 +83,8 @@ impl GitPort {
                 });
                 GitInput::RefsSet { op, results }
             }
-            GitEffect::EnsureRepo { op, repo, shape } => {
-                let done = self.ensure(&repo, shape.as_ref());
+            GitEffect::EnsureRepo { op, repo, shape, if_absent } => {
+                let done = self.ensure(&repo, shape.as_ref(), if_absent);
                 self.done(op, &format!("repository {repo}"), done)
             }
             GitEffect::Flush { op, repos } => {
@@ -209,7 +209,7 @@ impl GitPort {
     }
 
     /// A repository of another life is moved into the state directory, never deleted.
-    fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>) -> Result<()> {
+    fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<()> {
         let path = self.path(repo);
         self.stores.lock().expect("no thread panics while it holds the map").remove(repo);
         let life = std::fs::read_to_string(path.join(LIFE)).ok().and_then(|text| text.trim().parse::<u64>().ok());
@@ -217,6 +217,7 @@ impl GitPort {
         // Without the mark it is one whose making was cut short: nothing was ever pushed to it.
         let other_life = path.exists() && (wanted.is_none() || life.is_some_and(|life| Some(life) != wanted));
         if other_life {
+            anyhow::ensure!(!if_absent, "another life of it is there; it stays until the log is read to its end");
             let removed = self.places.state.join("removed");
             std::fs::create_dir_all(&removed)?;
             let name = format!("{}-{}.git", repo.as_str().replace('/', "+"), life.unwrap_or(0));
