@@ -46,6 +46,9 @@ pub struct Config {
     pub inline_max: u64,
     /// Ref updates in one push.
     pub updates_max: usize,
+    /// Ref updates in one record; never above [`crate::record::UPDATES_MAX`]. A push with more is split, or refused if it
+    /// is atomic.
+    pub record_updates_max: usize,
     /// How long a pusher waits for a decision.
     pub push_timeout: Duration,
     /// With replicated visibility: when a staged update is shown although a site has not staged it.
@@ -99,6 +102,7 @@ impl Config {
             refdb: RefDb::Log,
             inline_max: 256 * 1024,
             updates_max: 10_000,
+            record_updates_max: crate::record::UPDATES_MAX,
             push_timeout: Duration::from_secs(10),
             flip_timeout: Duration::from_secs(30),
             take_over: false,

@@ -26,8 +26,6 @@ macro_rules! mutants {
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         #[derive(Clone, Copy)]
-        #[expect(dead_code, reason = "named at the places they would change, never constructed")]
-        #[allow(clippy::enum_variant_names)]
         pub(crate) enum Mutant { $($name,)* }
     };
 }

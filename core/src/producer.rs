@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::config::{APPENDS_MAX, Ack, BARRIER_AFTER, Config, RETRY_AFTER};
-use crate::ids::{Epoch, Incarnation, Instance, Offset, Partition, PushId, Seq};
+use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
 use crate::mutant::Mutant;
 use crate::names::{RepoName, SiteId};
 use crate::port::{Answer, ClientEffect, LogEffect, Now, Order, Out, Owner, Topic, Wish};
@@ -50,6 +50,8 @@ pub struct Producer {
     appends: BTreeMap<Seq, Append>,
     /// Jobs whose record waits for a place among the appends.
     queue: VecDeque<PushId>,
+    /// With [`Mutant::PackAtQuarantine`]: what refused pushes left in the store.
+    leftovers: BTreeMap<RepoName, Vec<Oid>>,
     /// When a barrier is due for the unknown ones.
     barrier: Option<Instant>,
     /// Refused appends are tried again then.
@@ -90,6 +92,8 @@ pub(super) struct PushJob {
     /// Records that counted, for the acknowledgement by other sites.
     pub accepted: BTreeSet<Offset>,
     pub remote: Vec<String>,
+    /// Values of earlier records of this push.
+    pub earlier: Vec<Oid>,
 }
 
 /// Where a job stands.
@@ -128,6 +132,7 @@ impl Producer {
             jobs: BTreeMap::new(),
             appends: BTreeMap::new(),
             queue: VecDeque::new(),
+            leftovers: BTreeMap::new(),
             barrier: None,
             retry: None,
         }
@@ -257,6 +262,12 @@ impl Producer {
             return;
         };
         let batch = core::mem::take(&mut push.batch);
+        push.earlier.extend(batch.iter().filter_map(|(_, update)| update.new));
+        if self.config.mutants.on(Mutant::PackAtQuarantine)
+            && let Some(repo) = &job.repo
+        {
+            self.leftovers.entry(repo.clone()).or_default().extend(batch.iter().filter_map(|(_, update)| update.new));
+        }
         match verdict {
             Verdict::Push(judgements) => {
                 push.accepted.insert(offset);

@@ -58,9 +58,14 @@ pub(crate) enum Fact {
 
 /// A client's wish and where its answer goes.
 pub(crate) enum ClientAsk {
-    Push(PushAsk, oneshot::Sender<(Vec<Answer>, Vec<String>)>),
-    Order(refrain_core::port::Order, oneshot::Sender<Result<(Partition, Offset), String>>),
+    Push(PushAsk, oneshot::Sender<PushAnswer>),
+    Order(refrain_core::port::Order, oneshot::Sender<OrderAnswer>),
 }
+
+/// One answer a ref, and lines for the pusher.
+pub(crate) type PushAnswer = (Vec<Answer>, Vec<String>);
+/// Where an order counted, or why not.
+pub(crate) type OrderAnswer = Result<(Partition, Offset), String>;
 
 pub(crate) struct PushAsk {
     pub repo: refrain_core::names::RepoName,
@@ -210,8 +215,8 @@ struct Task {
     journal: Arc<Journal>,
     git: git::GitPort,
     log: LogPort,
-    pushes: BTreeMap<PushId, oneshot::Sender<(Vec<Answer>, Vec<String>)>>,
-    orders: BTreeMap<PushId, oneshot::Sender<Result<(Partition, Offset), String>>>,
+    pushes: BTreeMap<PushId, oneshot::Sender<PushAnswer>>,
+    orders: BTreeMap<PushId, oneshot::Sender<OrderAnswer>>,
     last_id: u64,
     is_ready: watch::Sender<bool>,
     ended: Option<Ended>,

@@ -8,14 +8,18 @@ use alloc::vec::Vec;
 use super::{Job, Producer, PushJob, Stage, Want, parse_wish, push_of, words};
 use crate::config::{PUSHES_MAX, RECENT_REFS_MAX};
 use crate::consumer::Consumer;
-use crate::ids::PushId;
+use crate::ids::{Oid, PushId};
+use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::port::{Answer, ClientEffect, GitEffect, JournalEffect, Now, Order, Out, Owner, Prepared, Wish};
 use crate::record::{
-    Body, HEADER_BYTES_MAX, Have, PACK_BYTES_MAX, Record, RepoCreated, RepoDeleted, UPDATES_MAX, Update,
+    Body, HAVES_MAX, HEADER_BYTES_MAX, Have, PACK_BYTES_MAX, Record, RepoCreated, RepoDeleted, UPDATES_MAX, Update,
 };
 use crate::refdb::{Fold, Judgement, boundary_names};
 use crate::table::{Cache, TableKey};
+
+/// An update, with its place in the client's push.
+type Placed = (usize, Update);
 
 /// Bytes of a header left for everything but the updates.
 const HEADER_RESERVE: usize = 96 * 1024;
@@ -51,6 +55,7 @@ impl Producer {
             showing: BTreeSet::new(),
             accepted: BTreeSet::new(),
             remote: Vec::new(),
+            earlier: Vec::new(),
         };
         let nothing_left = push.rest.is_empty();
         let deadline = now.at + self.config.push_timeout;
@@ -177,7 +182,7 @@ impl Producer {
             kept.clear();
             push.answers.iter_mut().for_each(|answer| *answer = Some(Answer::No(words::BEHIND.to_string())));
         }
-        let (batch, rest) = match split(kept, push.atomic) {
+        let (batch, rest) = match split(kept, push.atomic, self.config.record_updates_max) {
             Ok(parts) => parts,
             Err(why) => return self.fail(out, id, &words::too_large(&why)),
         };
@@ -188,7 +193,15 @@ impl Producer {
             return;
         }
         job.stage = Stage::Preparing { incarnation: entry.incarnation, base: fold.control().next };
-        let offered = offered(cache, entry, &push.batch);
+        let mut offered = offered(cache, entry, &push.batch);
+        let name = &push.batch[0].1.name;
+        let mut wrongly: Vec<Oid> = Vec::new();
+        if self.config.mutants.on(Mutant::SplitCutEarly) {
+            wrongly.extend(&push.earlier);
+        }
+        wrongly.extend(self.leftovers.get(&repo).into_iter().flatten());
+        offered.extend(wrongly.into_iter().map(|value| Have { name: name.clone(), value }));
+        offered.truncate(HAVES_MAX);
         let pack_max = self.config.inline_max.min(PACK_BYTES_MAX as u64);
         let updates = push.batch.iter().map(|(_, update)| (update.old, update.new)).collect();
         let op = out.ask(Owner::Prepare(self.partition, id));
@@ -263,14 +276,13 @@ impl Producer {
 }
 
 /// What goes into the next record, and what is left. An atomic push goes whole or not at all.
-#[expect(clippy::type_complexity, reason = "two lists of the same kind")]
-fn split(updates: Vec<(usize, Update)>, atomic: bool) -> Result<(Vec<(usize, Update)>, Vec<(usize, Update)>), String> {
+fn split(updates: Vec<Placed>, atomic: bool, max: usize) -> Result<(Vec<Placed>, Vec<Placed>), String> {
     // An update is its name (a quote is escaped to two bytes), two ids of 40 digits and some 60 bytes of JSON.
     let cost = |update: &Update| 2 * update.name.as_str().len() + 150;
     let mut bytes = HEADER_RESERVE;
     let fits = updates
         .iter()
-        .take(UPDATES_MAX)
+        .take(max.min(UPDATES_MAX))
         .take_while(|(_, update)| {
             bytes += cost(update);
             bytes <= HEADER_BYTES_MAX
