@@ -4,6 +4,8 @@
 //! progress*. It is the only type that a driver constructs. Promises that an answer nobody waits for changes nothing.
 
 mod round;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;

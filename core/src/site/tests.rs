@@ -1,0 +1,295 @@
+//! A site against a world of three vectors: what it orders, when, and what it says to whom.
+
+use alloc::collections::BTreeMap;
+use alloc::string::ToString;
+use alloc::vec;
+use core::time::Duration;
+
+use super::*;
+use crate::aggregator::Published;
+use crate::ids::{Oid, PushId};
+use crate::journal::Session as Stored;
+use crate::names::{RefName, SiteId};
+use crate::port::{GitEffect, JournalEffect, Notice, Order, Prepared, Received, RefSet, Wish};
+use crate::record::{Visibility, decode};
+use crate::table::{TableEntry, TableKey};
+
+/// What becomes of the next append.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Done,
+    /// The outcome is unknown, and the record is not there.
+    Lost,
+    /// The outcome is unknown, and the record is there.
+    Silent,
+}
+
+/// A log, a journal, and a Git that does everything at once.
+struct World {
+    now: Now,
+    log: BTreeMap<Topic, Vec<Arc<[u8]>>>,
+    table: BTreeMap<(Partition, TableKey), TableEntry>,
+    session: Stored,
+    waiting: Vec<Effect>,
+    fate: Fate,
+    /// Nothing reaches the log any more, and nobody is told.
+    cut_off: bool,
+    replies: Vec<(PushId, Vec<Answer>)>,
+    ordered: Vec<PushId>,
+    ready: bool,
+    exit: Option<u8>,
+    ref_sets: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: Now::default(),
+            log: BTreeMap::new(),
+            table: BTreeMap::new(),
+            session: Stored::default(),
+            waiting: vec![],
+            fate: Fate::Done,
+            cut_off: false,
+            replies: vec![],
+            ordered: vec![],
+            ready: false,
+            exit: None,
+            ref_sets: 0,
+        }
+    }
+
+    fn start(&mut self, seed: u128) -> Site {
+        let ams = SiteId::parse("ams").expect("valid");
+        let config = Config::new(ams.clone(), vec![ams], 1);
+        let restored = Restored { session: self.session, ..Restored::default() };
+        let (mut site, effects) = Site::start(self.now, config, restored, Rng::new(seed));
+        self.run(&mut site, effects);
+        site
+    }
+
+    fn records(&self) -> Vec<&'static str> {
+        let log = self.log.get(&Topic::PushData(Partition(0)));
+        let kinds = log.into_iter().flatten().filter_map(|value| decode(value).record.ok());
+        kinds.map(|record| record.body.kind()).collect()
+    }
+
+    /// Answers every order until none is left but reads that wait.
+    fn run(&mut self, site: &mut Site, effects: Vec<Effect>) {
+        let mut open = effects;
+        open.append(&mut self.waiting);
+        while !open.is_empty() {
+            let effect = open.remove(0);
+            let Some(input) = self.answer(effect) else { continue };
+            open.extend(site.handle(self.now, input));
+            open.append(&mut self.waiting);
+            if open.iter().all(|effect| self.must_wait(effect)) {
+                self.waiting = open;
+                return;
+            }
+        }
+    }
+
+    fn must_wait(&self, effect: &Effect) -> bool {
+        matches!(effect, Effect::Log(LogEffect::Read { topic, from, wait: true, .. })
+            if self.log.get(topic).map_or(0, Vec::len) as u64 <= from.0)
+    }
+
+    fn pass(&mut self, site: &mut Site, time: Duration) {
+        let end = self.now.at + time;
+        while let Some(at) = site.poll_timeout().filter(|at| *at <= end) {
+            self.now.at = at.max(self.now.at);
+            let effects = site.handle_timeout(self.now);
+            self.run(site, effects);
+        }
+        self.now.at = end;
+    }
+
+    fn answer(&mut self, effect: Effect) -> Option<Input> {
+        if self.must_wait(&effect) {
+            self.waiting.push(effect);
+            return None;
+        }
+        match effect {
+            Effect::Log(effect) => self.answer_log(effect).map(Input::Log),
+            Effect::Git(effect) => Some(Input::Git(self.answer_git(effect))),
+            Effect::Journal(effect) => Some(Input::Journal(self.answer_journal(effect))),
+            Effect::Client(effect) => {
+                match effect {
+                    ClientEffect::Reply { id, answers, .. } => self.replies.push((id, answers)),
+                    ClientEffect::Ordered { id, .. } => self.ordered.push(id),
+                    ClientEffect::Notice(notice) => self.ready |= notice == Notice::Ready,
+                    ClientEffect::Exit { code, .. } => self.exit = Some(code),
+                }
+                None
+            }
+        }
+    }
+
+    fn answer_log(&mut self, effect: LogEffect) -> Option<LogInput> {
+        match effect {
+            LogEffect::Read { op, topic, from, max, .. } => {
+                let values = self.log.entry(topic).or_default();
+                let end = Offset(values.len() as u64);
+                let records: Vec<Read> = (from.0..end.0)
+                    .take(max)
+                    .map(|at| Read { offset: Offset(at), time_ms: 0, value: parse(topic, &values[at as usize]) })
+                    .collect();
+                let next = Offset(from.0 + records.len() as u64);
+                Some(LogInput::Read { op, records, next, end, start: Offset(0) })
+            }
+            LogEffect::Append { op, topic, value, .. } => {
+                let fate = if self.cut_off { Fate::Lost } else { core::mem::replace(&mut self.fate, Fate::Done) };
+                let values = self.log.entry(topic).or_default();
+                let offset = Offset(values.len() as u64);
+                if fate != Fate::Lost {
+                    values.push(value);
+                }
+                Some(match fate {
+                    Fate::Done => LogInput::Appended { op, offset },
+                    Fate::Lost | Fate::Silent => LogInput::AppendUnknown { op },
+                })
+            }
+        }
+    }
+
+    fn answer_git(&mut self, effect: GitEffect) -> GitInput {
+        match effect {
+            GitEffect::Prepare { op, updates, .. } => {
+                let forced = updates.iter().map(|_| false).collect();
+                GitInput::Prepared { op, outcome: Prepared::Pack { pack: Arc::from([]), used: vec![], forced } }
+            }
+            GitEffect::Receive { op, .. } => GitInput::Received { op, outcome: Received::Complete },
+            GitEffect::SetRefs { op, edits, .. } => {
+                self.ref_sets += edits.len();
+                GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Done).collect() }
+            }
+            GitEffect::EnsureRepo { op, .. } | GitEffect::Flush { op, .. } | GitEffect::Fetch { op, .. } => {
+                GitInput::Done { op, ok: true }
+            }
+        }
+    }
+
+    fn answer_journal(&mut self, effect: JournalEffect) -> JournalInput {
+        match effect {
+            JournalEffect::ReadTable { op, partition, keys } => {
+                let read = |key: TableKey| (key.clone(), self.table.get(&(partition, key)).cloned());
+                JournalInput::TableRead { op, entries: keys.into_iter().map(read).collect() }
+            }
+            JournalEffect::Commit { op, commit } => {
+                self.session = commit.session.unwrap_or(self.session);
+                for (partition, key, entry) in commit.tables {
+                    match entry {
+                        Some(entry) => drop(self.table.insert((partition, key), entry)),
+                        None => drop(self.table.remove(&(partition, key))),
+                    }
+                }
+                JournalInput::Committed { op }
+            }
+            JournalEffect::ReadVerdicts { op, .. } => JournalInput::VerdictsRead { op, verdicts: vec![] },
+        }
+    }
+
+    fn create(&mut self, site: &mut Site) {
+        let head = RefName::parse("refs/heads/main").expect("valid");
+        let repo = RepoName::parse("demo").expect("valid");
+        let order = Order::CreateRepo { repo, head, visibility: Visibility::Applied };
+        let effects = site.handle(self.now, Input::Client(ClientInput::Order { id: PushId(1), order }));
+        self.run(site, effects);
+    }
+
+    fn push(&mut self, site: &mut Site, id: u64, old: Option<u8>, new: u8) {
+        let oid = |byte: u8| Oid([byte; 20]);
+        let wish = Wish { name: "refs/heads/main".to_string(), old: old.map(oid), new: Some(oid(new)) };
+        let repo = RepoName::parse("demo").expect("valid");
+        let push = ClientInput::Push { id: PushId(id), repo, atomic: false, updates: vec![wish] };
+        let effects = site.handle(self.now, Input::Client(push));
+        self.run(site, effects);
+    }
+}
+
+fn parse(topic: Topic, value: &Arc<[u8]>) -> Value {
+    match topic {
+        Topic::PushData(_) => Value::Record(Arc::new(decode(value))),
+        Topic::Progress => Value::Progress(Report::decode(value).map(Arc::new)),
+        Topic::Replicated => Value::Published(Published::decode(value).map(Arc::new)),
+    }
+}
+
+/// A world with a ready site and a repository.
+fn ready() -> (World, Site) {
+    let mut world = World::new();
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    assert!(world.ready);
+    world.create(&mut site);
+    assert_eq!(world.ordered, [PushId(1)]);
+    (world, site)
+}
+
+#[test]
+fn the_first_daemon_opens_the_log_and_starts() {
+    let (world, _) = ready();
+    assert_eq!(world.records(), ["log-opened", "site-started", "repo-created"]);
+}
+
+#[test]
+fn a_push_is_one_record_and_is_answered_when_its_ref_is_shown() {
+    let (mut world, mut site) = ready();
+    world.push(&mut site, 2, None, 7);
+    assert_eq!(world.records()[3..], ["push"]);
+    assert_eq!(world.ref_sets, 1);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
+}
+
+#[test]
+fn a_push_that_the_fold_would_refuse_is_refused_without_a_record() {
+    let (mut world, mut site) = ready();
+    world.push(&mut site, 2, None, 7);
+    world.push(&mut site, 3, None, 8);
+    let Answer::No(why) = &world.replies[1].1[0] else { panic!("a stale push went through") };
+    assert!(why.starts_with("stale: refs/heads/main is at 0707070 since 0 s (pushed at ams)"), "{why}");
+    assert_eq!(world.records()[3..], ["push"]);
+}
+
+#[test]
+fn an_unknown_append_that_is_there_is_answered_by_its_verdict() {
+    let (mut world, mut site) = ready();
+    world.fate = Fate::Silent;
+    world.push(&mut site, 2, None, 7);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
+    assert_eq!(world.records()[3..], ["push"]);
+}
+
+#[test]
+fn an_unknown_append_that_is_not_there_goes_again_only_behind_a_barrier() {
+    let (mut world, mut site) = ready();
+    world.fate = Fate::Lost;
+    world.push(&mut site, 2, None, 7);
+    assert!(world.replies.is_empty());
+    world.pass(&mut site, Duration::from_secs(1));
+    assert_eq!(world.records()[3..], ["barrier", "push"]);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
+}
+
+#[test]
+fn a_pusher_who_cannot_be_told_in_time_is_told_so() {
+    let (mut world, mut site) = ready();
+    world.cut_off = true;
+    world.push(&mut site, 2, None, 7);
+    world.pass(&mut site, Duration::from_secs(11));
+    let Answer::No(why) = &world.replies[0].1[0] else { panic!("nobody can know that it went through") };
+    assert!(why.starts_with("undecided:"), "{why}");
+}
+
+#[test]
+fn a_daemon_whose_site_started_elsewhere_stops() {
+    let (mut world, mut old) = ready();
+    let of_old = core::mem::take(&mut world.waiting);
+    let mut new = world.start(2);
+    world.pass(&mut new, Duration::from_secs(3));
+    assert_eq!(world.exit, None);
+    world.waiting.clear();
+    world.run(&mut old, of_old);
+    assert_eq!(world.exit, Some(75));
+}
