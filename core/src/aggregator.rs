@@ -268,7 +268,7 @@ impl Aggregator {
     }
 
     /// The first active member that was heard lately. Two may think so at once: the topic's end decides between them.
-    fn is_elected(&self, now: Now, control: &Control) -> bool {
+    pub(crate) fn is_elected(&self, now: Now, control: &Control) -> bool {
         let alive = |site: &&SiteId| {
             **site == self.site || self.heard.get(*site).is_some_and(|(_, at)| now.at.since(*at) < FOREIGN_SILENCE)
         };

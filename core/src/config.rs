@@ -86,6 +86,8 @@ pub const SESSION_AFTER: Duration = Duration::from_secs(1);
 pub const FOREIGN_SILENCE: Duration = Duration::from_secs(30);
 /// Idle or not, a site reports its progress this often.
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// An idle partition gets a heartbeat this often, from one daemon.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// Least time between the ends of two flush-and-journal rounds while nobody waits for one: one fsync serves the batch.
 pub const ROUND_AFTER: Duration = Duration::from_millis(50);
 /// Distance in offsets between two fold digests that sites compare.

@@ -292,6 +292,13 @@ impl Consumer {
             .is_some_and(|work| !work.shapes.is_empty() || work.ensuring.is_some() || work.refs.contains_key(name))
     }
 
+    /// Whether `name` shows `value` only because later ones wait for the other sites.
+    pub(crate) fn hides(&self, repo: &RepoName, name: &RefName, value: Option<crate::ids::Oid>) -> bool {
+        let Some(work) = self.repos.get(repo).and_then(|entry| entry.refs.get(name)) else { return false };
+        let staged = |at: &Offset| self.pending.get(at).is_some_and(|it| matches!(it.state, State::Staged { .. }));
+        work.shown == value && work.values.iter().any(|(at, _)| staged(at))
+    }
+
     /// Whether accepted work is left that Git does not show.
     pub(crate) fn is_idle(&self) -> bool {
         self.pending.is_empty()

@@ -16,6 +16,7 @@ pub mod config;
 pub mod consumer;
 pub mod ids;
 pub mod journal;
+pub mod monitor;
 pub mod mutant;
 pub mod names;
 mod partition;

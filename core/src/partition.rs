@@ -61,6 +61,10 @@ pub(crate) struct Part {
     pub verdicts: Vec<(Offset, Verdict)>,
     /// Accepted pushes since the site last asked.
     pub accepted: Vec<Accepted>,
+    /// Offsets read since the site last asked, with the log's clock.
+    pub times: Vec<(Offset, u64)>,
+    /// When a record was last read here.
+    pub last_record: Instant,
 }
 
 impl Part {
@@ -97,6 +101,8 @@ impl Part {
             moved: false,
             verdicts: Vec::new(),
             accepted: Vec::new(),
+            times: Vec::new(),
+            last_record: Instant::default(),
         }
     }
 
@@ -225,10 +231,16 @@ impl Part {
             let next = self.queue.pop_front().expect("it was just looked at");
             let verdict = self.fold.judge(&mut self.cache, next.offset, next.time_ms, &next.decoded);
             self.moved = true;
+            self.last_record = now.at;
+            self.times.push((next.offset, next.time_ms));
             if let Ok(record) = &next.decoded.record {
                 self.follow(now, out, voice, next.offset, next.time_ms, record, &verdict);
             }
             self.verdicts.push((next.offset, verdict));
+        }
+        if self.fold.control().rules > crate::record::RULES {
+            let rules = self.fold.control().rules;
+            return self.stop(out, format!("rules {rules} are in force, which this version does not know; upgrade it"));
         }
         if self.position >= self.end && !self.caught_up {
             self.caught_up = true;

@@ -110,6 +110,8 @@ pub enum Body {
     Barrier(Barrier),
     /// Nothing: an idle partition is alive.
     Heartbeat(Barrier),
+    /// Other rules from here on.
+    RulesRaised(RulesRaised),
 }
 
 impl Body {
@@ -125,6 +127,7 @@ impl Body {
             Body::Push(_) => "push",
             Body::Barrier(_) => "barrier",
             Body::Heartbeat(_) => "heartbeat",
+            Body::RulesRaised(_) => "rules-raised",
         }
     }
 }
@@ -244,6 +247,14 @@ pub struct RepoDeleted {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Barrier {}
+
+/// Other rules from here on, if every member that may speak knows them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RulesRaised {
+    /// One more than those in force.
+    pub rules: u32,
+}
 
 /// A push: what its pusher saw, and what it wants instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

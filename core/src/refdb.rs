@@ -38,6 +38,8 @@ pub struct Control {
     pub last: Option<(Offset, Digest)>,
     /// What `LogOpened` said.
     pub opened: Option<LogOpened>,
+    /// The rules in force.
+    pub rules: u32,
     /// Who speaks for each site.
     pub speakers: BTreeMap<SiteId, Speaker>,
     /// Who belongs.
@@ -59,6 +61,8 @@ pub struct Speaker {
     pub instance: Instance,
     /// Last sequence that counted.
     pub seq: Seq,
+    /// The highest rules that the daemon knows.
+    pub rules: u32,
 }
 
 /// The membership in force.
@@ -98,6 +102,8 @@ pub enum Void {
     OldSequence,
     /// The daemon knows lower rules than those in force.
     OldRules,
+    /// The rules are not the next ones, or a member does not know them.
+    BadRules,
     /// The membership table is not the next version, or an illegal step.
     BadMembership,
     /// The name is taken.
@@ -118,6 +124,7 @@ impl Void {
             Void::NotInForce => "not-in-force",
             Void::OldSequence => "old-sequence",
             Void::OldRules => "old-rules",
+            Void::BadRules => "bad-rules",
             Void::BadMembership => "bad-membership",
             Void::RepoExists => "repo-exists",
             Void::NoSuchRepo => "no-such-repo",
@@ -161,6 +168,7 @@ impl Fold {
             next: Offset(0),
             last: None,
             opened: None,
+            rules: 0,
             speakers: BTreeMap::new(),
             members: Members::default(),
             tables: Digest(0),
@@ -247,7 +255,12 @@ impl Fold {
         self.spend(record);
         match &record.body {
             Body::LogOpened(opened) => self.open(opened),
-            Body::SiteStarted(_) => self.start(record),
+            Body::SiteStarted(started) => self.start(record, started.rules),
+            Body::RulesRaised(raised) => {
+                if let Err(void) = self.raise(raised.rules) {
+                    return Verdict::Void(void);
+                }
+            }
             Body::SiteChanged(changed) => {
                 if let Err(void) = self.change(changed, &record.header.site) {
                     return Verdict::Void(void);
@@ -352,6 +365,7 @@ impl Fold {
             hasher.write(&speaker.instance.0.to_le_bytes());
             hasher.write_u64(speaker.seq.0);
         }
+        hasher.write_u64(u64::from(self.control.rules));
         hasher.write_u64(self.control.members.version);
         for (site, state) in &self.control.members.table {
             hasher.write(site.as_str().as_bytes());

@@ -150,8 +150,8 @@ impl Session {
                 "the log has {} partitions, this site is configured for {}",
                 opened.partitions, self.config.partitions
             )
-        } else if opened.rules > RULES {
-            format!("the log is under rules {}, this version knows {RULES}", opened.rules)
+        } else if parts[0].fold.control().rules > RULES {
+            format!("the log is under rules {}, this version knows {RULES}", parts[0].fold.control().rules)
         } else {
             return false;
         };

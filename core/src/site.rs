@@ -13,10 +13,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::aggregator::Aggregator;
-use crate::config::{Config, PROGRESS_EVERY, SESSION_AFTER};
+use crate::config::{Config, HEARTBEAT_EVERY, PROGRESS_EVERY, SESSION_AFTER};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Restored, Work};
-use crate::names::RepoName;
+use crate::monitor::{Lag, Monitor};
+use crate::names::{RepoName, SiteId};
 use crate::partition::Part;
 use crate::placement::partition_of;
 use crate::port::{
@@ -25,7 +26,7 @@ use crate::port::{
 };
 use crate::producer::words;
 use crate::progress::{Peers, Report};
-use crate::record::{Body, MemberState, SiteChanged};
+use crate::record::{Barrier, Body, MemberState, MemberTable, SiteChanged};
 use crate::refdb::Verdict;
 use crate::rng::Rng;
 use crate::session::Session;
@@ -52,6 +53,9 @@ pub struct Site {
     members_due: Instant,
     fetch_from: u64,
     judged: Vec<(Partition, Offset, Verdict)>,
+    monitor: Monitor,
+    /// This daemon is the elected one.
+    beats: bool,
 }
 
 impl Site {
@@ -92,6 +96,8 @@ impl Site {
             members_due: now.at,
             fetch_from: 0,
             judged: Vec::new(),
+            monitor: Monitor::default(),
+            beats: false,
         };
         for part in &mut site.parts {
             part.start(now, &mut site.out);
@@ -138,6 +144,7 @@ impl Site {
             self.report_timeout(),
             self.flip_timeout(),
             self.members_lag().then_some(self.members_due),
+            self.beat_timeout(),
         ];
         parts.chain(own.into_iter().flatten()).min()
     }
@@ -168,12 +175,16 @@ impl Site {
                 self.round.verdicts.push((partition, accepted.clone()));
                 self.aggregator.accepted(partition, accepted);
             }
+            for (offset, time_ms) in part.times.drain(..) {
+                self.monitor.appended(partition, offset, time_ms);
+            }
             self.judged.extend(part.verdicts.drain(..).map(|(offset, verdict)| (partition, offset, verdict)));
             part.read(&mut self.out);
         }
         self.read_progress();
         self.tend_members(now);
         self.aggregate(now);
+        self.beat(now);
         self.go_round(now);
         self.report(now);
         self.out.take()
@@ -186,6 +197,25 @@ impl Site {
         let controls: Vec<_> = self.parts.iter().map(|part| part.fold.control()).collect();
         let at_end = self.parts[0].at_end();
         self.aggregator.step(now, &mut self.out, &controls, &self.peers, at_end);
+    }
+
+    /// Keeps the log's clock going in partitions where nothing happens. The elected daemon does it for all.
+    fn beat(&mut self, now: Now) {
+        self.beats = self.session.is_ready() && self.aggregator.is_elected(now, self.parts[0].fold.control());
+        if !self.beats {
+            return;
+        }
+        for part in &mut self.parts {
+            if part.producer.in_force && now.at >= part.last_record + HEARTBEAT_EVERY {
+                part.last_record = now.at;
+                part.producer.say(now, &mut self.out, &mut self.session.voice, Body::Heartbeat(Barrier {}));
+            }
+        }
+    }
+
+    fn beat_timeout(&self) -> Option<Instant> {
+        let due = self.parts.iter().map(|part| part.last_record + HEARTBEAT_EVERY).min();
+        due.filter(|_| self.beats)
     }
 
     fn log(&mut self, now: Now, input: LogInput) {
@@ -508,6 +538,21 @@ impl Site {
     /// Verdicts since the last call, for whoever watches.
     pub fn take_judged(&mut self) -> Vec<(Partition, Offset, Verdict)> {
         core::mem::take(&mut self.judged)
+    }
+
+    /// How far `site` is behind in each partition; `None` where it never reported.
+    pub fn lag(&self, site: &SiteId) -> BTreeMap<Partition, Option<Lag>> {
+        let report = self.peers.of(site);
+        let mark = |partition: &Partition| report.and_then(|report| report.partitions.get(partition));
+        self.parts
+            .iter()
+            .map(|part| (part.partition, self.monitor.lag(part.partition, mark(&part.partition))))
+            .collect()
+    }
+
+    /// The members, as partition 0 has them.
+    pub fn members(&self) -> &MemberTable {
+        &self.parts[0].fold.control().members.table
     }
 
     /// Things held in memory.

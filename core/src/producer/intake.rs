@@ -169,7 +169,11 @@ impl Producer {
         let mut kept = Vec::new();
         let mut behind = false;
         for ((place, update), judgement) in core::mem::take(&mut push.rest).into_iter().zip(preview) {
-            if let Judgement::Rejected(why) = judgement {
+            let rejected = matches!(judgement, Judgement::Rejected(_));
+            if rejected && consumer.hides(&repo, &update.name, update.old) {
+                // What the client saw is what is shown here; the fold is ahead of it.
+                push.answers[place] = Some(Answer::No(words::REPLICATING.to_string()));
+            } else if let Judgement::Rejected(why) = judgement {
                 push.answers[place] = Some(Answer::No(words::rejection(&update.name, &why, now.wall_ms)));
             } else if consumer.is_behind(&repo, &update.name) {
                 behind = true;

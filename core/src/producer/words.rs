@@ -11,6 +11,8 @@ pub(crate) const LOST: &str = "unavailable: the replication log did not take the
 pub(crate) const TOO_SLOW: &str =
     "unavailable: this site could not prepare the push in time; nothing was changed, try again";
 pub(crate) const BEHIND: &str = "unavailable: this site is still applying earlier pushes; try again";
+pub(crate) const REPLICATING: &str =
+    "unavailable: an earlier push to this ref is still replicating to the other sites; try again";
 pub(crate) const STARTING: &str = "unavailable: this site is still starting; try again in a few seconds";
 pub(crate) const TOO_MANY: &str = "unavailable: too many pushes are waiting at this site; try again";
 pub(crate) const FENCED: &str = "unavailable: another daemon has taken over this site; nothing was changed, try again";

@@ -52,6 +52,7 @@ impl Record {
             Body::RepoDeleted(body) => raw(body),
             Body::Push(body) => raw(body),
             Body::Barrier(body) | Body::Heartbeat(body) => raw(body),
+            Body::RulesRaised(body) => raw(body),
         }?;
         let envelope = Envelope {
             v: ENVELOPE,
@@ -136,6 +137,7 @@ fn parse_body(kind: &str, text: &str) -> Result<Body, Malformed> {
         "push" => Body::Push(from(text)?),
         "barrier" => Body::Barrier(from(text)?),
         "heartbeat" => Body::Heartbeat(from(text)?),
+        "rules-raised" => Body::RulesRaised(from(text)?),
         other => return Err(Malformed(format!("the rules know no kind {other:?}"))),
     };
     match within_limits(&body) {
@@ -166,9 +168,12 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
             names.sort_unstable();
             ensure(names.windows(2).all(|pair| pair[0] != pair[1]), "a ref is named twice")
         }
-        Body::SiteStarted(_) | Body::RepoCreated(_) | Body::RepoDeleted(_) | Body::Barrier(_) | Body::Heartbeat(_) => {
-            Ok(())
-        }
+        Body::SiteStarted(_)
+        | Body::RepoCreated(_)
+        | Body::RepoDeleted(_)
+        | Body::Barrier(_)
+        | Body::Heartbeat(_)
+        | Body::RulesRaised(_) => Ok(()),
     }
 }
 

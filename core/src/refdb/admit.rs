@@ -24,7 +24,7 @@ impl Fold {
             if state.is_none() || (evicted && !self.mutants.on(Mutant::EvictedMayStart)) {
                 return Err(Void::NotAMember);
             }
-            if started.rules < self.control.opened.as_ref().map_or(0, |opened| opened.rules) {
+            if started.rules < self.control.rules {
                 return Err(Void::OldRules);
             }
             let last = speaker.map_or(Epoch(0), |speaker| speaker.epoch).max(self.ended(&header.site));
@@ -70,13 +70,27 @@ impl Fold {
             table: opened.members.iter().map(|site| (site.clone(), MemberState::Active)).collect(),
             ended: Default::default(),
         };
+        self.control.rules = opened.rules;
         self.control.opened = Some(opened.clone());
     }
 
-    pub(super) fn start(&mut self, record: &Record) {
+    pub(super) fn start(&mut self, record: &Record, rules: u32) {
         let header = &record.header;
-        let speaker = Speaker { epoch: header.epoch, instance: header.instance, seq: Seq(0) };
+        let speaker = Speaker { epoch: header.epoch, instance: header.instance, seq: Seq(0), rules };
         self.control.speakers.insert(header.site.clone(), speaker);
+    }
+
+    /// Counts only when every member that may speak has said that it knows them, so that no daemon meets rules that it
+    /// does not know while it speaks.
+    pub(super) fn raise(&mut self, rules: u32) -> Result<(), Void> {
+        let control = &self.control;
+        let may_speak = control.members.table.iter().filter(|(_, state)| **state != MemberState::Evicted);
+        let knows = |site: &SiteId| control.speakers.get(site).is_some_and(|speaker| speaker.rules >= rules);
+        if rules != control.rules + 1 || !may_speak.map(|(site, _)| site).all(knows) {
+            return Err(Void::BadRules);
+        }
+        self.control.rules = rules;
+        Ok(())
     }
 
     /// Partition 0 decides, one version after the other; the other partitions follow its copies, which may skip some.
