@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// Does what can be done now towards speaking, and notices the end of it.
-    pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: &Peers) {
+    pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: Option<&Peers>) {
         if self.over || self.watch_fence(out, parts) || self.differs(out, parts) || !self.is_stored {
             return;
         }
@@ -165,7 +165,7 @@ impl Session {
         out.client(ClientEffect::Exit { code: 75, why: String::from(why) });
     }
 
-    fn try_on(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: &Peers) {
+    fn try_on(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: Option<&Peers>) {
         self.next_try = now.at + SESSION_AFTER;
         if parts.iter().all(|part| part.producer.in_force || part.stopped.is_some()) {
             return;
@@ -200,7 +200,8 @@ impl Session {
     }
 
     /// True once an epoch is chosen. A foreign pair in force is listened for first.
-    fn choose_epoch(&mut self, now: Now, out: &mut Out, parts: &[Part], peers: &Peers) -> bool {
+    fn choose_epoch(&mut self, now: Now, out: &mut Out, parts: &[Part], peers: Option<&Peers>) -> bool {
+        let Some(peers) = peers else { return false };
         let site = &self.config.site;
         let speaker = self.speaker(&parts[0]).cloned();
         let own = speaker.as_ref().is_none_or(|it| self.stored.counted == Some((it.epoch, it.instance)));

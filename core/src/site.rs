@@ -45,13 +45,14 @@ pub struct Site {
     round: Round,
     progress_position: Offset,
     progress_reading: bool,
+    /// The topic was read to its end since the start: silence can be told from not having listened.
+    progress_read: bool,
     progress_retry: Option<Instant>,
     reports: u64,
     reporting: bool,
     report_due: Instant,
     last_report: Option<Report>,
     members_due: Instant,
-    fetch_from: u64,
     judged: Vec<(Partition, Offset, Verdict)>,
     monitor: Monitor,
     /// This daemon is the elected one.
@@ -88,13 +89,13 @@ impl Site {
             round: Round::default(),
             progress_position: Offset(0),
             progress_reading: false,
+            progress_read: false,
             progress_retry: None,
             reports: 0,
             reporting: false,
             report_due: now.at,
             last_report: None,
             members_due: now.at,
-            fetch_from: 0,
             judged: Vec::new(),
             monitor: Monitor::default(),
             beats: false,
@@ -154,7 +155,8 @@ impl Site {
         if self.session.over {
             return self.out.take();
         }
-        self.session.step(now, &mut self.out, &mut self.parts, &self.peers);
+        let peers = self.progress_read.then_some(&self.peers);
+        self.session.step(now, &mut self.out, &mut self.parts, peers);
         if self.session.over {
             return self.out.take();
         }
@@ -231,7 +233,7 @@ impl Site {
                     let pack = pack_at(&records, offset);
                     self.with(partition, |part, out, _| part.consumer.pack_read(now, out, offset, pack));
                 }
-                Some(Owner::ReadProgress) => self.heard(records, next),
+                Some(Owner::ReadProgress) => self.heard(records, next, end),
                 Some(Owner::ReadPublished) => self.aggregator.published(records, next, end),
                 Some(Owner::Probe(partition)) => {
                     self.with(partition, |part, _, _| part.end = part.end.max(end));
@@ -387,16 +389,16 @@ impl Site {
         if !self.progress_reading && self.progress_retry.is_none() {
             self.progress_reading = true;
             let op = self.out.ask(Owner::ReadProgress);
-            // The first read must not wait: an idle site would not learn what was reported before its start.
-            let (from, wait) = (self.progress_position, self.fetch_from > 0);
+            // Before the end was seen a read must not wait: an idle site would not learn what was reported before its start.
+            let (from, wait) = (self.progress_position, self.progress_read);
             self.out.log(LogEffect::Read { op, topic: Topic::Progress, from, max: 256, wait });
         }
     }
 
-    fn heard(&mut self, records: Vec<Read>, next: Offset) {
+    fn heard(&mut self, records: Vec<Read>, next: Offset, end: Offset) {
         self.progress_reading = false;
-        self.fetch_from += 1;
         self.progress_position = next.max(self.progress_position);
+        self.progress_read |= self.progress_position >= end;
         for read in records {
             let Value::Progress(Some(report)) = read.value else { continue };
             self.peers.heard(&report);

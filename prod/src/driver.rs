@@ -7,6 +7,7 @@
 mod clients;
 mod git;
 mod log;
+mod test_points;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -158,7 +159,7 @@ pub fn start(config: Config, places: Places, log: LogPort) -> Result<Running> {
         is_ready,
         ended: None,
         _lock: lock,
-        _clients: clients,
+        clients,
     };
     let task = tokio::spawn(task.run(inbox, effects));
     Ok(Running { site, facts, ready, task })
@@ -221,11 +222,26 @@ struct Task {
     is_ready: watch::Sender<bool>,
     ended: Option<Ended>,
     _lock: File,
-    _clients: clients::Listening,
+    clients: clients::Listening,
 }
 
 impl Task {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Fact>, effects: Vec<Effect>) -> Ended {
+        let ended = self.work(&mut inbox, effects).await;
+        inbox.close();
+        while let Ok(fact) = inbox.try_recv() {
+            if let Fact::Client(ask) = fact {
+                turn_away(ask);
+            }
+        }
+        // What the core did not answer is cut, which the hook reports as undecided.
+        self.pushes.clear();
+        self.orders.clear();
+        self.clients.close().await;
+        ended
+    }
+
+    async fn work(&mut self, inbox: &mut mpsc::UnboundedReceiver<Fact>, effects: Vec<Effect>) -> Ended {
         self.execute(effects);
         let mut stopping: Option<tokio::time::Instant> = None;
         loop {
@@ -264,7 +280,7 @@ impl Task {
     fn take(&mut self, fact: Fact, stopping: bool) {
         let input = match fact {
             Fact::Input(input) => input,
-            Fact::Client(_) if stopping => return,
+            Fact::Client(ask) if stopping => return turn_away(ask),
             Fact::Client(ClientAsk::Push(push, answer)) => {
                 let id = self.next_id();
                 self.pushes.insert(id, answer);
@@ -299,6 +315,9 @@ impl Task {
     fn execute(&mut self, effects: Vec<Effect>) {
         for (partition, offset, verdict) in self.core.take_judged() {
             tracing::debug!(%partition, %offset, ?verdict, "judged");
+            if matches!(verdict, refrain_core::refdb::Verdict::Push(_)) {
+                test_points::pass("after-verdict");
+            }
         }
         for effect in effects {
             tracing::trace!(?effect, "effect");
@@ -326,7 +345,10 @@ impl Task {
             }
             JournalEffect::Commit { op, commit } => {
                 tokio::task::spawn_blocking(move || {
-                    answer(&facts, journal.commit(&commit).map(|()| JournalInput::Committed { op }));
+                    test_points::pass("before-commit");
+                    let committed = journal.commit(&commit);
+                    test_points::pass("after-commit");
+                    answer(&facts, committed.map(|()| JournalInput::Committed { op }));
                 });
             }
         }
@@ -335,6 +357,7 @@ impl Task {
     fn client(&mut self, effect: ClientEffect) {
         match effect {
             ClientEffect::Reply { id, answers, remote } => {
+                test_points::pass("before-reply");
                 if let Some(waiting) = self.pushes.remove(&id) {
                     // The pusher may have gone away; the push is decided all the same.
                     let _ = waiting.send((answers, remote));
@@ -366,6 +389,20 @@ impl Task {
                 self.is_ready.send_replace(true);
             }
             Notice::InForce { instance } => tracing::info!(%instance, "this instance is in force"),
+        }
+    }
+}
+
+/// Says no to a client that the core never hears of.
+fn turn_away(ask: ClientAsk) {
+    // Who asked may have gone away.
+    match ask {
+        ClientAsk::Push(push, answer) => {
+            let answers = push.updates.iter().map(|_| Answer::No(clients::STOPPING.into())).collect();
+            let _ = answer.send((answers, Vec::new()));
+        }
+        ClientAsk::Order(_, answer) => {
+            let _ = answer.send(Err(clients::STOPPING.into()));
         }
     }
 }

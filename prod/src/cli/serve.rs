@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::BadConfig;
-use crate::config::{self, File};
+use crate::config::{self, File, LogKind};
 use crate::driver::{self, LogPort, Places, Running};
 use crate::log::EmbeddedLog;
 
@@ -35,15 +35,16 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
         return Err(anyhow::anyhow!(why).context(BadConfig));
     }
     let sites = start_all(file, take_over, &log)?;
+    let stop = sites.iter().map(Running::stopper).collect::<Vec<_>>();
     let mut tasks = JoinSet::new();
-    let mut handles = Vec::new();
     for running in sites {
-        announce(&running).await?;
-        handles.push(running);
-    }
-    let stop = handles.iter().map(Running::stopper).collect::<Vec<_>>();
-    for running in handles {
-        tasks.spawn(running.task);
+        tasks.spawn(async move {
+            // One that ends before it is ready says why when it is waited for.
+            if running.ready().await.is_ok() {
+                announce(&running)?;
+            }
+            anyhow::Ok(running.task.await?)
+        });
     }
     let mut code = 0;
     let mut stopping = false;
@@ -53,7 +54,7 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
             _ = interrupt.recv(), if !stopping => stopping = true,
             ended = tasks.join_next() => {
                 let Some(ended) = ended else { return Ok(code) };
-                let ended = ended?.context("a site's task panicked")?;
+                let ended = ended.context("a site's task panicked")??;
                 if ended.code != 0 {
                     eprintln!("refrain: {}", ended.why);
                     code = ended.code;
@@ -79,7 +80,8 @@ pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort) -> Result<V
         config.updates_max = file.push.updates_max;
         config.push_timeout = file.push.timeout.0;
         config.flip_timeout = file.push.flip_timeout.0;
-        config.take_over = take_over;
+        // Whoever holds the embedded log's lock knows that no other daemon lives: any other instance is a corpse.
+        config.take_over = take_over || file.log.kind == LogKind::Embedded;
         let places =
             Places { repos: site.repos.clone(), state: site.state.clone(), socket: site.socket(), exe: exe.clone() };
         let running = driver::start(config, places, log.clone()).with_context(|| format!("site {}", site.name))?;
@@ -88,8 +90,7 @@ pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort) -> Result<V
     Ok(sites)
 }
 
-async fn announce(running: &Running) -> Result<()> {
-    running.ready().await?;
+fn announce(running: &Running) -> Result<()> {
     // Scripts wait for this line: it must not sit in a buffer.
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();

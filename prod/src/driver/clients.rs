@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use refrain_core::ids::Oid;
@@ -12,13 +13,15 @@ use refrain_core::site::Site;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::{ClientAsk, Fact, Places, PushAsk};
 use crate::hook_wire::{HookReply, HookRequest, HookResult, REPLY_BYTES_MAX};
 
 /// Connections at once; one more waits until another ends.
 const CLIENTS_MAX: usize = 1_024;
+/// How long open connections may take to be answered when the site stops; with the driver's 12 s below 15 s.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Longest socket path that the system takes.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -109,6 +112,23 @@ impl StatusReply {
 pub(super) struct Listening {
     path: PathBuf,
     task: tokio::task::JoinHandle<()>,
+    closing: Arc<Notify>,
+    places: Arc<Semaphore>,
+}
+
+impl Listening {
+    /// Takes no new connection; returns when those that are open have their answers.
+    pub(super) async fn close(&mut self) {
+        // From now on a hook finds nobody, and says so.
+        let _ = std::fs::remove_file(&self.path);
+        self.closing.notify_one();
+        let closed = async {
+            let _ = (&mut self.task).await;
+            self.places.acquire_many(CLIENTS_MAX as u32).await.map(drop)
+        };
+        // One that asked nothing is not waited for.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, closed).await;
+    }
 }
 
 impl Drop for Listening {
@@ -134,25 +154,41 @@ pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>) -> Res
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
     let repos = Arc::new(places.repos.canonicalize()?);
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
-    let task = tokio::spawn(async move {
-        loop {
-            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let Ok((stream, _)) = listener.accept().await else {
-                // Out of file descriptors, most likely: others may close soon.
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                continue;
-            };
-            let (repos, facts) = (repos.clone(), facts.clone());
-            tokio::spawn(async move {
-                if let Err(why) = serve(stream, &repos, &facts).await {
-                    tracing::debug!("a client of the socket went away: {why:#}");
-                }
-                drop(place);
-            });
-        }
-    });
-    Ok(Listening { path, task })
+    let (places, closing) = (Arc::new(Semaphore::new(CLIENTS_MAX)), Arc::new(Notify::new()));
+    let accepting = accept(listener, repos, facts, places.clone(), closing.clone());
+    Ok(Listening { path, task: tokio::spawn(accepting), closing, places })
+}
+
+async fn accept(
+    listener: UnixListener,
+    repos: Arc<PathBuf>,
+    facts: mpsc::UnboundedSender<Fact>,
+    places: Arc<Semaphore>,
+    closing: Arc<Notify>,
+) {
+    let mut last_round = false;
+    loop {
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            // Whoever connected before the socket was removed is still answered.
+            () = tokio::time::sleep(Duration::from_millis(5)), if last_round => return,
+            () = closing.notified(), if !last_round => { last_round = true; continue }
+        };
+        let Ok((stream, _)) = accepted else {
+            // Out of file descriptors, most likely: others may close soon.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (repos, facts) = (repos.clone(), facts.clone());
+        tokio::spawn(async move {
+            if let Err(why) = serve(stream, &repos, &facts).await {
+                tracing::debug!("a client of the socket went away: {why:#}");
+            }
+            drop(place);
+        });
+    }
 }
 
 async fn serve(stream: UnixStream, repos: &std::path::Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<()> {
@@ -169,6 +205,7 @@ async fn serve(stream: UnixStream, repos: &std::path::Path, facts: &mpsc::Unboun
     };
     reply.push(b'\n');
     write.write_all(&reply).await?;
+    super::test_points::pass("after-reply");
     Ok(())
 }
 
@@ -197,7 +234,9 @@ async fn push(request: HookRequest, repos: &std::path::Path, facts: &mpsc::Unbou
     }
     let (answer, answers) = oneshot::channel();
     let ask = PushAsk { repo, atomic: request.atomic, updates };
-    facts.send(Fact::Client(ClientAsk::Push(ask, answer))).ok().context("the daemon has ended")?;
+    if facts.send(Fact::Client(ClientAsk::Push(ask, answer))).is_err() {
+        return Ok(refuse(STOPPING.into()));
+    }
     let (answers, remote) = answers.await.context("the daemon ended before it answered")?;
     let results = names.into_iter().zip(answers).map(|(name, answer)| match answer {
         Answer::Ok => HookResult { name, ok: true, reason: None },
@@ -226,6 +265,9 @@ async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<
         Err(why) => Response::Refused(why),
     })
 }
+
+/// Said to pushes that come while the site stops.
+pub(super) const STOPPING: &str = "unavailable: the refrain daemon of this site is stopping; nothing was changed, try again";
 
 fn repo_of(path: &str, repos: &std::path::Path) -> Option<RepoName> {
     let inside = std::path::Path::new(path).strip_prefix(repos).ok()?.to_str()?;

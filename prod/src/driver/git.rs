@@ -11,7 +11,7 @@ use refrain_core::port::{Edit, GitEffect, GitInput, Hide, Input, Prepared, Recei
 use refrain_core::record::Have;
 use tokio::sync::mpsc;
 
-use super::{Fact, Places};
+use super::{Fact, Places, test_points};
 use crate::git::{Cut, Ingested, RefEdit, SetOutcome, Store, hooks};
 
 /// Names the life of a repository, beside Git's own files. Written last when a repository is made.
@@ -53,7 +53,16 @@ impl GitPort {
     pub(super) fn execute(&self, effect: GitEffect) {
         let port = self.clone();
         tokio::task::spawn_blocking(move || {
+            let place = match &effect {
+                GitEffect::Prepare { .. } => "prepare",
+                GitEffect::Receive { .. } => "ingest",
+                GitEffect::SetRefs { .. } => "set-refs",
+                GitEffect::Flush { .. } => "flush",
+                GitEffect::Fetch { .. } | GitEffect::EnsureRepo { .. } => "other",
+            };
+            test_points::pass(&format!("before-{place}"));
             let input = port.answer(effect);
+            test_points::pass(&format!("after-{place}"));
             // A daemon that has ended waits for no answer.
             let _ = port.facts.send(Fact::Input(Input::Git(input)));
         });
@@ -163,6 +172,7 @@ impl GitPort {
                 Hide::Proved(oid) => stops.push(*oid),
             }
         }
+        test_points::pass("before-proof");
         if let Some(oid) = store.missing(tips, &stops)? {
             return Ok(Received::Missing(oid));
         }
@@ -185,6 +195,7 @@ impl GitPort {
         let asked: Vec<RefEdit> =
             edits.iter().map(|edit| RefEdit { name: edit.name.to_string(), old: edit.old, new: edit.new }).collect();
         let results = store.set_refs(&asked, false);
+        test_points::pass("before-release");
         if !release.is_empty() {
             for (name, value) in store.refs_below("refs/refrain/keep")? {
                 let offset =

@@ -9,7 +9,7 @@ use refrain_core::progress::Report;
 use refrain_core::record;
 use tokio::sync::{Mutex, mpsc};
 
-use super::Fact;
+use super::{Fact, test_points};
 use crate::log::{AppendOutcome, EmbeddedLog, LogRecord, ReadBatch};
 
 /// Most bytes of one read: a few of the longest records.
@@ -85,7 +85,15 @@ impl LogPort {
                         Ok(_) | Err(_) => return LogInput::AppendRefused { op },
                     }
                 }
-                match self.log.append(name, partition, key.as_bytes(), value).await {
+                let place = match topic {
+                    Topic::PushData(_) if value.windows(13).any(|part| part == b"\"kind\":\"push\"") => "append",
+                    Topic::Progress => "report",
+                    Topic::PushData(_) | Topic::Replicated => "other",
+                };
+                test_points::pass(&format!("before-{place}"));
+                let outcome = self.log.append(name, partition, key.as_bytes(), value).await;
+                test_points::pass(&format!("after-{place}"));
+                match outcome {
                     AppendOutcome::Done { offset } => LogInput::Appended { op, offset: Offset(offset) },
                     AppendOutcome::Refused(why) => {
                         tracing::warn!("an append was refused: {why}");

@@ -85,9 +85,12 @@ pub fn require_git() -> anyhow::Result<()> {
     let output = std::process::Command::new("git").arg("--version").output();
     let output = output.context("cannot run git: install git 2.31 or later and have it in PATH")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut numbers =
-        text.trim().rsplit(' ').next().unwrap_or_default().split('.').map(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().flatten().unwrap_or(0), numbers.next().flatten().unwrap_or(0));
-    anyhow::ensure!(version >= GIT_MIN, "{} is too old: install git 2.31 or later", text.trim());
+    anyhow::ensure!(version(&text) >= GIT_MIN, "{} is too old: install git 2.31 or later", text.trim());
     Ok(())
+}
+
+/// The third word's first two numbers: Apple says `git version 2.39.5 (Apple Git-154)`.
+fn version(text: &str) -> (u32, u32) {
+    let mut numbers = text.split_whitespace().nth(2).unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -154,3 +154,16 @@ fn the_sweep_takes_what_the_dead_left_and_leaves_what_the_living_need() {
     assert!(at("objects/pack/pack-2.keep").exists() && at("objects/pack/pack-3.keep").exists());
     assert!(store.sweep().expect("sweep").is_empty());
 }
+
+#[test]
+fn the_version_is_the_third_word_whatever_follows() {
+    for (text, version) in [
+        ("git version 2.39.5\n", (2, 39)),
+        ("git version 2.39.5 (Apple Git-154)\n", (2, 39)),
+        ("git version 2.45.0.windows.1", (2, 45)),
+        ("git version 2.31-rc1", (2, 0)),
+        ("", (0, 0)),
+    ] {
+        assert_eq!(super::super::version(text), version, "{text}");
+    }
+}
