@@ -76,7 +76,6 @@ impl Consumer {
         let push = self.pending[&offset].push().expect("only pushes have objects").clone();
         let hide = self.boundary(&push);
         let keep = push.replicated.then_some(offset);
-        self.dirty.insert(repo.clone());
         let op = out.ask(Owner::Receive(self.partition, repo.clone(), offset));
         out.git(GitEffect::Receive { op, repo: repo.clone(), pack, tips: push.tips(), hide, keep });
     }
@@ -99,6 +98,8 @@ impl Consumer {
 
     /// The answer to [`GitEffect::Receive`].
     pub(crate) fn received(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, outcome: Received) {
+        // Written after it was asked for, so only a flush that begins from here on covers it.
+        self.dirty.insert(repo.clone());
         if let Some(entry) = self.repos.get_mut(repo) {
             entry.receiving = false;
         }
