@@ -105,12 +105,12 @@ impl Consumer {
             Work::Push(push) => {
                 let entry = self.repos.entry(push.repo.clone()).or_default();
                 for change in &push.changes {
-                    entry
-                        .refs
-                        .entry(change.name.clone())
-                        .or_insert_with(|| work::RefWork::new(change.from))
-                        .values
-                        .push((offset, change.new));
+                    let new = || work::RefWork::new(change.from);
+                    let work = entry.refs.entry(change.name.clone()).or_insert_with(new);
+                    work.values.push((offset, change.new));
+                    if !self.open {
+                        work.unsure = Some(offset);
+                    }
                 }
                 entry.offsets.insert(offset);
                 let state = match (push.tips().is_empty(), push.replicated) {
@@ -201,7 +201,7 @@ impl Consumer {
 
     /// Makes the repository itself be right before anything inside it. True while that is under way.
     fn ensure_shape(&mut self, now: Now, out: &mut Out, repo: &RepoName) -> bool {
-        let may = self.may_set();
+        let (may, full) = (self.may_set(), self.is_full());
         let Some(entry) = self.repos.get_mut(repo) else { return true };
         if entry.ensuring.is_some() {
             return true;
@@ -210,8 +210,9 @@ impl Consumer {
         if entry.is_busy() || entry.not_before > now.at {
             return true;
         }
-        // Before the log's end is reached a later record may say otherwise, so nothing that is there is touched.
-        if !may && (shape.is_none() || entry.left_alone == Some(offset)) {
+        // Before the log's end is reached a later record may say otherwise, so nothing that is there is touched; and
+        // nothing is done at all as long as there is room to read on.
+        if !may && (!full || shape.is_none() || entry.left_alone == Some(offset)) {
             return true;
         }
         entry.ensuring = Some(offset);

@@ -20,6 +20,11 @@ impl Consumer {
         if entry.receiving || !entry.shapes.is_empty() || entry.not_before > now.at {
             return;
         }
+        // Before the log's end is reached nobody knows which refs a crash left without their objects, so proofs have
+        // little to stop at: they wait, unless a site that is rebuilt has no room left to read on.
+        if !self.may_set() && !self.is_full() {
+            return;
+        }
         let due = |state: &State| match state {
             State::Waiting => true,
             State::Parked { until, .. } => *until <= now.at,
@@ -86,8 +91,10 @@ impl Consumer {
         if self.mutants.on(Mutant::BoundaryByPresence) {
             return push.haves.iter().map(|have| Hide::Proved(have.value)).collect();
         }
-        let mut hide: Vec<Hide> = boundary_refs(push).into_iter().map(Hide::Shown).collect();
-        let Some(entry) = self.repos.get(&push.repo) else { return hide };
+        let Some(entry) = self.repos.get(&push.repo) else { return Vec::new() };
+        // A power failure may have kept a ref and taken its objects, if neither was flushed.
+        let sure = |name: &RefName| self.open && entry.refs.get(name).is_none_or(|work| work.unsure.is_none());
+        let mut hide: Vec<Hide> = boundary_refs(push).into_iter().filter(sure).map(Hide::Shown).collect();
         for offset in &entry.offsets {
             if let Some(earlier) = self.pending.get(offset).filter(|it| it.proved()).and_then(|it| it.push()) {
                 hide.extend(earlier.tips().into_iter().map(Hide::Proved));

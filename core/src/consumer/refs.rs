@@ -19,13 +19,7 @@ impl Consumer {
         }
         let mut edits = Vec::new();
         for (name, work) in &entry.refs {
-            let can = |offset: &Offset| {
-                self.pending.get(offset).is_some_and(|it| match &it.state {
-                    State::Ready => true,
-                    State::Staged { .. } => it.showable || self.mutants.on(Mutant::FlipWithoutProgress),
-                    State::Waiting | State::Busy | State::Parked { .. } => false,
-                })
-            };
+            let can = |offset: &Offset| work.unsure.is_none_or(|newest| *offset >= newest) && self.can_show(offset);
             let found = if self.mutants.on(Mutant::OldestFirst) {
                 work.values.iter().find(|(offset, _)| can(offset))
             } else {
@@ -49,6 +43,14 @@ impl Consumer {
         out.git(GitEffect::SetRefs { op, repo: repo.clone(), edits: asked, release });
         self.dirty.insert(repo.clone());
         self.repos.get_mut(repo).expect("found above").setting = Some(edits);
+    }
+
+    fn can_show(&self, offset: &Offset) -> bool {
+        self.pending.get(offset).is_some_and(|it| match &it.state {
+            State::Ready => true,
+            State::Staged { .. } => it.showable || self.mutants.on(Mutant::FlipWithoutProgress),
+            State::Waiting | State::Busy | State::Parked { .. } => false,
+        })
     }
 
     /// The answer to [`GitEffect::SetRefs`].
@@ -80,6 +82,7 @@ impl Consumer {
         let done: Vec<Offset> = work.values.iter().map(|(at, _)| *at).filter(|at| *at <= offset || forgets).collect();
         work.past.extend(work.values.iter().filter(|(at, _)| *at <= offset).map(|(_, value)| *value));
         work.values.retain(|(at, _)| *at > offset && !forgets);
+        work.unsure = work.unsure.filter(|newest| *newest > offset);
         if work.values.is_empty() {
             entry.refs.remove(name);
         }

@@ -139,10 +139,13 @@ pub(super) struct RefWork {
     pub past: BTreeSet<Option<Oid>>,
     /// `shown` was set by nobody we know.
     pub found: bool,
+    /// The newest value folded before the log's end was reached. Git may already show it, or any before it, with or
+    /// without objects: a crash left it so. Nothing older is set, and what is shown proves nothing, until it is done.
+    pub unsure: Option<Offset>,
 }
 
 impl RefWork {
     pub(super) fn new(shown: Option<Oid>) -> Self {
-        Self { shown, values: Vec::new(), past: BTreeSet::new(), found: false }
+        Self { shown, values: Vec::new(), past: BTreeSet::new(), found: false, unsure: None }
     }
 }
