@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{FOREIGN_SILENCE, RETRY_AFTER};
-use crate::ids::{Offset, Oid, Partition};
+use crate::ids::{Offset, Oid, Op, Partition};
 use crate::journal::PushWork;
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName, SiteId};
@@ -156,7 +156,8 @@ pub struct Aggregator {
     mutants: Mutants,
     lanes: BTreeMap<Partition, Lane>,
     position: Offset,
-    reading: bool,
+    /// The read that is counted on; an earlier one may still wait for a record that never comes.
+    reading: Option<Op>,
     caught_up: bool,
     publishing: bool,
     retry: Option<Instant>,
@@ -174,7 +175,7 @@ impl Aggregator {
             mutants,
             lanes: BTreeMap::new(),
             position: Offset(0),
-            reading: false,
+            reading: None,
             caught_up: false,
             publishing: false,
             retry: None,
@@ -234,9 +235,9 @@ impl Aggregator {
             return;
         }
         self.retry = None;
-        if !self.reading && !self.publishing {
-            self.reading = true;
+        if self.reading.is_none() && !self.publishing {
             let op = out.ask(Owner::ReadPublished);
+            self.reading = Some(op);
             let (from, wait) = (self.position, self.caught_up);
             out.log(LogEffect::Read { op, topic: Topic::Replicated, from, max: 256, wait });
         }
@@ -380,8 +381,11 @@ impl Aggregator {
     }
 
     /// The topic was read.
-    pub(crate) fn published(&mut self, records: Vec<Read>, next: Offset, end: Offset) {
-        self.reading = false;
+    pub(crate) fn published(&mut self, op: Op, records: Vec<Read>, next: Offset, end: Offset) {
+        let counts = self.reading == Some(op);
+        if counts {
+            self.reading = None;
+        }
         for read in records {
             let Value::Published(Some(published)) = read.value else { continue };
             let lane = self.lanes.entry(published.data.partition).or_default();
@@ -397,7 +401,9 @@ impl Aggregator {
             lane.after_probe.retain(|at, _| *at >= floor && !done.contains(at));
         }
         self.position = next.max(self.position);
-        self.caught_up = self.position >= end;
+        if counts {
+            self.caught_up = self.position >= end;
+        }
     }
 
     /// A read or a publication did not work out, or nobody knows: the topic is read again before anything else.
@@ -405,9 +411,9 @@ impl Aggregator {
         if publishing {
             self.publishing = false;
             self.caught_up = false;
-        } else {
-            self.reading = false;
         }
+        // A read that waits for the next record would never tell that there is none.
+        self.reading = None;
         self.retry = Some(now.at + RETRY_AFTER);
     }
 

@@ -234,7 +234,7 @@ impl Site {
                     self.with(partition, |part, out, _| part.consumer.pack_read(now, out, offset, pack));
                 }
                 Some(Owner::ReadProgress) => self.heard(records, next, end),
-                Some(Owner::ReadPublished) => self.aggregator.published(records, next, end),
+                Some(Owner::ReadPublished) => self.aggregator.published(op, records, next, end),
                 Some(Owner::Probe(partition)) => {
                     self.with(partition, |part, _, _| part.end = part.end.max(end));
                     self.aggregator.probed();
