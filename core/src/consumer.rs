@@ -35,8 +35,9 @@ pub struct Consumer {
     open: bool,
     repos: BTreeMap<RepoName, RepoWork>,
     pending: BTreeMap<Offset, Pending>,
-    /// Set in Git, and waiting for a flush; with the round of flushing that will cover it.
-    unflushed: BTreeMap<Offset, u64>,
+    /// Set in Git, and waiting for a flush; with the round of flushing that will cover it. A commit that comes before
+    /// that flush must still hold the work, or a crash in between would forget that it is not durable.
+    unflushed: BTreeMap<Offset, (u64, Work)>,
     /// Flushed, and to be removed from the journal by the next commit.
     settled: BTreeSet<Offset>,
     /// Offsets that the journal holds work for.
@@ -242,10 +243,8 @@ impl Consumer {
     }
 
     fn finish(&mut self, offset: Offset, overtaken: bool) {
-        if self.pending.remove(&offset).is_none() {
-            return;
-        }
-        self.unflushed.insert(offset, self.round);
+        let Some(pending) = self.pending.remove(&offset) else { return };
+        self.unflushed.insert(offset, (self.round, pending.work));
         self.shown.push(offset);
         if overtaken {
             self.overtaken.insert(offset);
@@ -331,7 +330,7 @@ impl Consumer {
     /// A flush failed: its repositories are still to be flushed.
     pub(crate) fn flush_failed(&mut self, repos: BTreeSet<RepoName>) {
         self.dirty.extend(repos);
-        for round in self.unflushed.values_mut() {
+        for (round, _) in self.unflushed.values_mut() {
             *round = self.round;
         }
         for pending in self.pending.values_mut() {
@@ -344,7 +343,7 @@ impl Consumer {
     /// Everything up to `round` is durable in Git.
     pub(crate) fn flushed(&mut self, round: u64) {
         let done: Vec<Offset> =
-            self.unflushed.iter().filter(|(_, at)| **at <= round).map(|(offset, _)| *offset).collect();
+            self.unflushed.iter().filter(|(_, (at, _))| *at <= round).map(|(offset, _)| *offset).collect();
         for offset in done {
             self.unflushed.remove(&offset);
             self.settled.insert(offset);
@@ -374,9 +373,11 @@ impl Consumer {
                 changes.push((self.partition, offset, None));
             }
         }
-        for (offset, pending) in &self.pending {
+        let pending = self.pending.iter().map(|(offset, pending)| (offset, &pending.work));
+        let unflushed = self.unflushed.iter().map(|(offset, (_, work))| (offset, work));
+        for (offset, work) in pending.chain(unflushed) {
             if self.journalled.insert(*offset) {
-                changes.push((self.partition, *offset, Some(pending.work.clone())));
+                changes.push((self.partition, *offset, Some(work.clone())));
             }
         }
         changes

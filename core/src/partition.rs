@@ -22,6 +22,9 @@ use crate::refdb::{Control, Fold, Judgement, Verdict};
 use crate::table::{Cache, TableKey};
 use crate::time::Instant;
 
+/// Table entries of a partition kept between commits without a look at who needs them: some 100 KB.
+const CACHE_MAX: usize = 256;
+
 /// A record that was read and not judged.
 #[derive(Debug)]
 struct Unjudged {
@@ -63,6 +66,8 @@ pub(crate) struct Part {
     pub accepted: Vec<Accepted>,
     /// Offsets read since the site last asked, with the log's clock.
     pub times: Vec<(Offset, u64)>,
+    /// Look for clean table entries to let go when there are more than this.
+    evict_above: usize,
     /// When a record was last read here.
     pub last_record: Instant,
 }
@@ -102,6 +107,7 @@ impl Part {
             verdicts: Vec::new(),
             accepted: Vec::new(),
             times: Vec::new(),
+            evict_above: CACHE_MAX,
             last_record: Instant::default(),
         }
     }
@@ -326,7 +332,15 @@ impl Part {
         self.producer.check(now, out, &self.fold, &mut self.cache, &self.consumer, id);
     }
 
-    /// What the next commit would write of the tables, and which round confirms it.
+    /// Lets clean table entries go once many have gathered: refused pushes read them, and no commit follows.
+    pub(crate) fn evict_many(&mut self) {
+        if self.cache.len() > self.evict_above {
+            self.evict();
+            self.evict_above = CACHE_MAX.max(2 * self.cache.len());
+        }
+    }
+
+    /// Lets table entries go that the journal holds and nobody waits for.
     pub(crate) fn evict(&mut self) {
         let queued = self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok());
         let mut wanted: BTreeSet<TableKey> = queued.flat_map(|record| self.fold.needs(&self.cache, record)).collect();

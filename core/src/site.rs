@@ -181,6 +181,7 @@ impl Site {
                 self.monitor.appended(partition, offset, time_ms);
             }
             self.judged.extend(part.verdicts.drain(..).map(|(offset, verdict)| (partition, offset, verdict)));
+            part.evict_many();
             part.read(&mut self.out);
         }
         self.read_progress();
