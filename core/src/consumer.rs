@@ -38,6 +38,9 @@ pub struct Consumer {
     /// Set in Git, and waiting for a flush; with the round of flushing that will cover it. A commit that comes before
     /// that flush must still hold the work, or a crash in between would forget that it is not durable.
     unflushed: BTreeMap<Offset, (u64, Work)>,
+    /// Refs that are done with while other refs of their push are not: once that is flushed (the round), the journal must
+    /// forget them too. Otherwise a restart would set them again, over values that came later.
+    trims: Vec<(u64, Offset, RefName)>,
     /// Flushed, and to be removed from the journal by the next commit.
     settled: BTreeSet<Offset>,
     /// Offsets that the journal holds work for.
@@ -74,6 +77,7 @@ impl Consumer {
             repos: BTreeMap::new(),
             pending: BTreeMap::new(),
             unflushed: BTreeMap::new(),
+            trims: Vec::new(),
             settled: BTreeSet::new(),
             journalled: BTreeSet::new(),
             overtaken: BTreeSet::new(),
@@ -285,6 +289,11 @@ impl Consumer {
         self.pending.contains_key(&offset)
     }
 
+    /// The newest accepted value of `name` that is not shown here.
+    pub(crate) fn newest_pending(&self, repo: &RepoName, name: &RefName) -> Option<Offset> {
+        self.repos.get(repo)?.refs.get(name)?.values.last().map(|(offset, _)| *offset)
+    }
+
     /// Whether an accepted value of `name` is still to be shown here.
     pub(crate) fn is_behind(&self, repo: &RepoName, name: &RefName) -> bool {
         self.repos
@@ -309,10 +318,16 @@ impl Consumer {
         self.pending.range(..offset).any(|(_, it)| !matches!(it.state, State::Parked { .. }))
     }
 
-    /// Whether the fold should stop reading for a while: too many pushes wait for their objects. Proved ones do not
-    /// count: their packs are let go, and after a start they coalesce to one a ref.
+    /// Whether the fold should stop reading for a while: too many pushes wait for their objects, or too many at all.
+    /// Proved ones cost little, since their packs are let go.
     pub(crate) fn is_full(&self) -> bool {
-        self.pending.len() >= PENDING_MAX && self.pending.values().filter(|it| !it.proved()).count() >= PENDING_MAX
+        let many = self.pending.len() >= PENDING_MAX;
+        many && (self.is_overfull() || self.pending.values().filter(|it| !it.proved()).count() >= PENDING_MAX)
+    }
+
+    /// Whether a site that is rebuilt has to set refs before the log's end, or it would never get there.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.pending.len() >= 16 * PENDING_MAX
     }
 
     /// Things held in memory, for the bound on it.
@@ -333,6 +348,9 @@ impl Consumer {
         for (round, _) in self.unflushed.values_mut() {
             *round = self.round;
         }
+        for (round, _, _) in &mut self.trims {
+            *round = self.round;
+        }
         for pending in self.pending.values_mut() {
             if let State::Staged { flushed: Some(at) } = &mut pending.state {
                 *at = self.round;
@@ -348,11 +366,28 @@ impl Consumer {
             self.unflushed.remove(&offset);
             self.settled.insert(offset);
         }
+        self.trim(round);
         for pending in self.pending.values_mut() {
             if let State::Staged { flushed: flushed @ Some(_) } = &mut pending.state
                 && flushed.is_some_and(|at| at <= round)
             {
                 *flushed = None;
+            }
+        }
+    }
+
+    fn trim(&mut self, round: u64) {
+        for (at, offset, name) in core::mem::take(&mut self.trims) {
+            if at > round {
+                self.trims.push((at, offset, name));
+                continue;
+            }
+            let pending = self.pending.get_mut(&offset).map(|it| &mut it.work);
+            let unflushed = self.unflushed.get_mut(&offset).map(|(_, work)| work);
+            if let Some(Work::Push(push)) = pending.or(unflushed) {
+                push.changes.retain(|change| change.name != name);
+                // The next commit writes it anew.
+                self.journalled.remove(&offset);
             }
         }
     }

@@ -252,7 +252,7 @@ impl Part {
             self.caught_up = true;
             self.start_end = self.position;
         }
-        if self.caught_up {
+        if self.caught_up || self.consumer.is_overfull() {
             self.consumer.open(now, out);
         }
         self.read(out);
@@ -311,8 +311,19 @@ impl Part {
             _ => {}
         }
         if ours && !matches!(record.body, Body::LogOpened(_) | Body::SiteStarted(_)) {
-            self.producer.judged(now, out, offset, header.seq, verdict);
+            let unshown = self.unshown(record, verdict);
+            self.producer.judged(now, out, (offset, header.seq), verdict, unshown);
         }
+    }
+
+    /// Offsets that this site has still to show before an update that changes nothing is true here too.
+    fn unshown(&self, record: &Record, verdict: &Verdict) -> BTreeSet<Offset> {
+        let (Body::Push(push), Verdict::Push(judgements), Some(repo)) = (&record.body, verdict, &record.header.repo)
+        else {
+            return BTreeSet::new();
+        };
+        let unchanged = push.updates.iter().zip(judgements).filter(|(_, it)| **it == Judgement::Unchanged);
+        unchanged.filter_map(|(update, _)| self.consumer.newest_pending(repo, &update.name)).collect()
     }
 
     fn cache_repo(&self, record: &Record) -> Option<&crate::table::RepoEntry> {

@@ -224,7 +224,15 @@ impl Producer {
 
     /// The fold judged a record of this daemon's pair. Everything of ours with a lower sequence that has not appeared
     /// is void for ever.
-    pub(crate) fn judged(&mut self, now: Now, out: &mut Out, offset: Offset, seq: Seq, verdict: &Verdict) {
+    /// `unshown` are earlier records that updates judged unchanged wait for.
+    pub(crate) fn judged(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        (offset, seq): (Offset, Seq),
+        verdict: &Verdict,
+        unshown: BTreeSet<Offset>,
+    ) {
         let counts = !matches!(verdict, Verdict::Void(crate::refdb::Void::OldSequence));
         let mut seq_of_job = seq;
         if self.config.mutants.on(Mutant::FirstVerdictWins) {
@@ -232,7 +240,7 @@ impl Producer {
         }
         if counts && let Some(append) = self.appends.remove(&seq_of_job) {
             if let Some(id) = append.job {
-                self.decided(now, out, id, offset, verdict);
+                self.decided(now, out, id, offset, verdict, unshown);
             }
             let dead: Vec<Seq> = self.appends.range(..seq).map(|(seq, _)| *seq).collect();
             for seq in dead {
@@ -246,7 +254,15 @@ impl Producer {
         }
     }
 
-    fn decided(&mut self, now: Now, out: &mut Out, id: PushId, offset: Offset, verdict: &Verdict) {
+    fn decided(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        id: PushId,
+        offset: Offset,
+        verdict: &Verdict,
+        unshown: BTreeSet<Offset>,
+    ) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.stage = Stage::Waiting;
         let Want::Push(push) = &mut job.want else {
@@ -272,6 +288,8 @@ impl Producer {
             Verdict::Push(judgements) => {
                 push.accepted.insert(offset);
                 push.showing.insert(offset);
+                push.accepted.extend(&unshown);
+                push.showing.extend(unshown);
                 for ((place, update), judgement) in batch.iter().zip(judgements) {
                     push.answers[*place] = Some(match judgement {
                         Judgement::Accepted { .. } | Judgement::Unchanged => Answer::Ok,

@@ -118,9 +118,6 @@ impl Consumer {
                     if push.replicated { State::Staged { flushed: Some(self.round) } } else { State::Ready };
                 // The log has the pack, should it be needed again.
                 pending.source = Source::Log;
-                if !self.may_set() {
-                    self.coalesce(&push, offset);
-                }
             }
             Received::Failed => return self.try_later(now, out, repo, offset),
             Received::Missing(oid) => match &pending.source {
@@ -135,22 +132,6 @@ impl Consumer {
             },
         }
         self.pump(now, out, repo);
-    }
-
-    /// While a site catches up, values that are overtaken by a proved one need not be kept until refs may be set.
-    fn coalesce(&mut self, push: &PushWork, offset: Offset) {
-        for change in &push.changes {
-            let proved = |at: &Offset| self.pending.get(at).is_some_and(|it| it.state == State::Ready);
-            let Some(work) = self.repos.get(&push.repo).and_then(|entry| entry.refs.get(&change.name)) else {
-                continue;
-            };
-            if !proved(&offset) {
-                return;
-            }
-            let earlier: Vec<Offset> =
-                work.values.iter().map(|(at, _)| *at).filter(|at| *at < offset && proved(at)).collect();
-            self.overtake(&push.repo, &change.name, &earlier);
-        }
     }
 
     fn fetch_or_park(&mut self, now: Now, out: &mut Out, push: &PushWork, offset: Offset, missing: Oid) {

@@ -90,28 +90,12 @@ impl Consumer {
             let Some(pending) = self.pending.get_mut(&at) else { continue };
             pending.open -= 1;
             pending.overtaken |= at != offset;
-            if pending.open == 0 {
+            if pending.open > 0 {
+                self.trims.push((self.round, at, name.clone()));
+            } else {
                 let overtaken = pending.overtaken;
                 self.repos.get_mut(repo).expect("found above").offsets.remove(&at);
                 self.finish(at, overtaken);
-            }
-        }
-    }
-
-    /// These values of a ref will not be set: a later one is proved.
-    pub(super) fn overtake(&mut self, repo: &RepoName, name: &RefName, offsets: &[Offset]) {
-        let Some(entry) = self.repos.get_mut(repo) else { return };
-        let Some(work) = entry.refs.get_mut(name) else { return };
-        let gone = work.values.iter().filter(|(at, _)| offsets.contains(at)).map(|(_, value)| *value);
-        work.past.extend(gone.collect::<Vec<_>>());
-        work.values.retain(|(at, _)| !offsets.contains(at));
-        for at in offsets {
-            let Some(pending) = self.pending.get_mut(at) else { continue };
-            pending.open -= 1;
-            pending.overtaken = true;
-            if pending.open == 0 {
-                self.repos.get_mut(repo).expect("found above").offsets.remove(at);
-                self.finish(*at, true);
             }
         }
     }
