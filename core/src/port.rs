@@ -3,18 +3,21 @@
 //! Owns no state but the numbering of questions. Every order that expects an answer carries an [`Op`]; a late,
 //! repeated or unknown answer is dropped by [`Out::owner`].
 
+mod effect;
+
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::ids::{Incarnation, Instance, Offset, Oid, Op, Partition, PushId};
-use crate::journal::Commit;
+use crate::ids::{Offset, Oid, Op, Partition, PushId};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::progress::Report;
 use crate::record::{Decoded, Have, MemberState, RepoConfigured, Visibility};
 use crate::table::{TableEntry, TableKey};
 use crate::time::Instant;
+
+pub use effect::{Answer, ClientEffect, Edit, Effect, GitEffect, Hide, JournalEffect, LogEffect, Notice, RepoShape};
 
 /// The driver's clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -284,265 +287,6 @@ pub enum ClientInput {
         id: PushId,
         /// What is to be done.
         order: Order,
-    },
-}
-
-/// An order to the outside.
-#[derive(Clone, Debug)]
-pub enum Effect {
-    /// To the log.
-    Log(LogEffect),
-    /// To this site's repositories.
-    Git(GitEffect),
-    /// To this site's journal.
-    Journal(JournalEffect),
-    /// To whoever asked, and to whoever watches.
-    Client(ClientEffect),
-}
-
-/// Orders to the log.
-#[derive(Clone, Debug)]
-pub enum LogEffect {
-    /// Read records.
-    Read {
-        /// The question.
-        op: Op,
-        /// Where.
-        topic: Topic,
-        /// From which offset.
-        from: Offset,
-        /// At most so many.
-        max: usize,
-        /// Answer only when there is something, if there is nothing now.
-        wait: bool,
-    },
-    /// Append a value, durable at all in-sync replicas before the answer.
-    Append {
-        /// The question.
-        op: Op,
-        /// Where.
-        topic: Topic,
-        /// For partitioning and compaction.
-        key: String,
-        /// What.
-        value: Arc<[u8]>,
-        /// Only if this is the topic's end; otherwise refused.
-        expect: Option<Offset>,
-    },
-}
-
-/// What a walk may stop at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hide {
-    /// Whatever this ref shows at this site now: what is shown is complete.
-    Shown(RefName),
-    /// A value proved complete here, and not shown yet.
-    Proved(Oid),
-}
-
-/// A compare-and-set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edit {
-    /// The ref.
-    pub name: RefName,
-    /// What it must be at.
-    pub old: Option<Oid>,
-    /// What it becomes.
-    pub new: Option<Oid>,
-    /// `old` was set by nobody we know: hold it by `refs/refrain/found/` first.
-    pub found: bool,
-}
-
-/// What a repository should be.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct RepoShape {
-    /// Which life.
-    pub incarnation: Incarnation,
-    /// What HEAD points to.
-    pub head: RefName,
-}
-
-/// Orders to this site's repositories.
-#[derive(Clone, Debug)]
-pub enum GitEffect {
-    /// Cut the pack of a push: walk from the new values, stop at the offered values.
-    Prepare {
-        /// The question.
-        op: Op,
-        /// The repository.
-        repo: RepoName,
-        /// Old and new value of each update.
-        updates: Vec<(Option<Oid>, Option<Oid>)>,
-        /// What the fold holds; values whose objects are not here are left out.
-        offered: Vec<Have>,
-        /// Longest pack in bytes.
-        pack_max: u64,
-    },
-    /// Write a pack's objects, then prove that nothing that `tips` need is missing.
-    Receive {
-        /// The question.
-        op: Op,
-        /// The repository.
-        repo: RepoName,
-        /// The pack, unless the objects should be here already.
-        pack: Option<Arc<[u8]>>,
-        /// Values to prove.
-        tips: Vec<Oid>,
-        /// Where the proof may stop.
-        hide: Vec<Hide>,
-        /// Hold the tips against gc under this offset's name until it is released.
-        keep: Option<Offset>,
-    },
-    /// Fetch what `tips` need from a peer.
-    Fetch {
-        /// The question.
-        op: Op,
-        /// The repository.
-        repo: RepoName,
-        /// The peer.
-        from: SiteId,
-        /// What is wanted.
-        tips: Vec<Oid>,
-        /// Refs whose shown values are here.
-        haves: Vec<RefName>,
-    },
-    /// Set refs: deletions in one transaction, then the others in another.
-    SetRefs {
-        /// The question.
-        op: Op,
-        /// The repository.
-        repo: RepoName,
-        /// What is to be set.
-        edits: Vec<Edit>,
-        /// Kept offsets that the edits make superfluous.
-        release: Vec<Offset>,
-    },
-    /// Make a repository be as it should: there, with this HEAD and hooks, or gone. One of another life is moved away,
-    /// or, with `if_absent`, stays and the answer is no.
-    EnsureRepo {
-        /// The question.
-        op: Op,
-        /// The repository.
-        repo: RepoName,
-        /// What it should be; `None`: gone.
-        shape: Option<RepoShape>,
-        /// Leave another life of the repository alone.
-        if_absent: bool,
-    },
-    /// Make all that was written to these repositories durable.
-    Flush {
-        /// The question.
-        op: Op,
-        /// The repositories.
-        repos: Vec<RepoName>,
-    },
-}
-
-/// Orders to the journal.
-#[derive(Clone, Debug)]
-pub enum JournalEffect {
-    /// Read table entries.
-    ReadTable {
-        /// The question.
-        op: Op,
-        /// Whose tables.
-        partition: Partition,
-        /// Which.
-        keys: Vec<TableKey>,
-    },
-    /// One transaction, durable before the answer.
-    Commit {
-        /// The question.
-        op: Op,
-        /// What it changes.
-        commit: Commit,
-    },
-    /// Read accepted pushes that were not yet republished.
-    ReadVerdicts {
-        /// The question.
-        op: Op,
-        /// Whose.
-        partition: Partition,
-        /// From which offset.
-        from: Offset,
-        /// At most so many.
-        max: usize,
-    },
-}
-
-/// What one ref of a push came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// As wished.
-    Ok,
-    /// Not; the text starts with one of the words of `INTERFACE.md`.
-    No(String),
-}
-
-/// Something that somebody should see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// A ref was changed behind the daemon, and is put back.
-    ForeignRef {
-        /// Where.
-        repo: RepoName,
-        /// Which.
-        name: RefName,
-        /// The value found.
-        actual: Option<Oid>,
-    },
-    /// An update's objects cannot be had for now.
-    Parked {
-        /// Where.
-        partition: Partition,
-        /// Of which record.
-        offset: Offset,
-        /// What is missing.
-        missing: Oid,
-    },
-    /// A partition stopped; an operator decides.
-    Stopped {
-        /// Which.
-        partition: Partition,
-        /// Why.
-        why: String,
-    },
-    /// Pushes to this site would succeed now.
-    Ready,
-    /// The instance in force.
-    InForce {
-        /// It.
-        instance: Instance,
-    },
-}
-
-/// Orders towards people.
-#[derive(Clone, Debug)]
-pub enum ClientEffect {
-    /// The answer to a push.
-    Reply {
-        /// Which.
-        id: PushId,
-        /// One answer an update, in order.
-        answers: Vec<Answer>,
-        /// Lines for the person, beside the answers.
-        remote: Vec<String>,
-    },
-    /// The answer to an order.
-    Ordered {
-        /// Which.
-        id: PushId,
-        /// Where it counted, or why not.
-        outcome: Result<(Partition, Offset), String>,
-    },
-    /// Something to see.
-    Notice(Notice),
-    /// Stop this daemon.
-    Exit {
-        /// With this code.
-        code: u8,
-        /// Because of this.
-        why: String,
     },
 }
 

@@ -5,6 +5,7 @@
 //! resolved by reading on: its record appears, or a later one of ours does and it is void for ever. Never appends
 //! again on a guess.
 
+mod ack;
 mod intake;
 pub(crate) mod words;
 
@@ -13,13 +14,13 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::config::{APPENDS_MAX, Ack, BARRIER_AFTER, Config, RETRY_AFTER};
+use crate::config::{APPENDS_MAX, BARRIER_AFTER, Config, RETRY_AFTER};
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
 use crate::mutant::Mutant;
-use crate::names::{RepoName, SiteId};
+use crate::names::RepoName;
 use crate::port::{Answer, ClientEffect, LogEffect, Now, Order, Out, Owner, Topic, Wish};
 use crate::progress::Peers;
-use crate::record::{Body, Header, MemberState, Push, Record, Update};
+use crate::record::{Body, Header, Push, Record, Update};
 use crate::refdb::{Control, Judgement, Verdict};
 use crate::time::Instant;
 
@@ -477,40 +478,6 @@ impl Producer {
     /// Open jobs and appends.
     pub(crate) fn held(&self) -> usize {
         self.jobs.len() + self.appends.len() + self.queue.len()
-    }
-}
-
-impl Ack {
-    /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force in partition 0
-    /// (`control`) is believed: an old one may have promised what its disk has lost.
-    fn is_met(self, place: (Partition, Offset), own: &SiteId, control: &Control, peers: &Peers) -> bool {
-        let flushed = |site: &SiteId| {
-            let Some(report) = peers.of(site) else { return false };
-            let Some(speaker) = control.speakers.get(site) else { return false };
-            let in_force = (speaker.epoch, speaker.instance) == (report.epoch, report.instance);
-            in_force && report.partitions.get(&place.0).is_some_and(|mark| mark.flushed(place.1))
-        };
-        match self {
-            Ack::Log => true,
-            Ack::Sites(wanted) => {
-                let belongs = |state: &MemberState| matches!(state, MemberState::Active | MemberState::Joining);
-                let others = control.members.table.iter().filter(|(site, state)| *site != own && belongs(state));
-                others.filter(|(site, _)| flushed(site)).count() >= wanted as usize
-            }
-            Ack::All => control.members.active().filter(|site| *site != own).all(flushed),
-        }
-    }
-}
-
-impl Order {
-    /// The repository, unless it is about a member.
-    pub(crate) fn repo(&self) -> Option<&RepoName> {
-        match self {
-            Order::CreateRepo { repo, .. } | Order::ConfigureRepo { repo, .. } | Order::DeleteRepo { repo } => {
-                Some(repo)
-            }
-            Order::ChangeMember { .. } => None,
-        }
     }
 }
 

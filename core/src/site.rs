@@ -3,6 +3,7 @@
 //! Owns the partitions, the session, the aggregator and the round *flush files, then commit the journal, then report
 //! progress*. It is the only type that a driver constructs. Promises that an answer nobody waits for changes nothing.
 
+mod report;
 mod round;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::aggregator::Aggregator;
-use crate::config::{Config, HEARTBEAT_EVERY, PROGRESS_EVERY, SESSION_AFTER};
+use crate::config::{Config, SESSION_AFTER};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Restored, Work};
 use crate::monitor::{Lag, Monitor};
@@ -21,12 +22,11 @@ use crate::names::{RepoName, SiteId};
 use crate::partition::Part;
 use crate::placement::partition_of;
 use crate::port::{
-    Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, LogEffect, LogInput, Now, Out, Owner,
-    Read, Topic, Value,
+    Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, LogInput, Now, Out, Owner, Read, Value,
 };
 use crate::producer::words;
 use crate::progress::{Peers, Report};
-use crate::record::{Barrier, Body, MemberState, MemberTable, SiteChanged};
+use crate::record::{MemberState, MemberTable};
 use crate::refdb::Verdict;
 use crate::rng::Rng;
 use crate::session::Session;
@@ -202,25 +202,6 @@ impl Site {
         self.aggregator.step(now, &mut self.out, &controls, &self.peers, at_end);
     }
 
-    /// Keeps the log's clock going in partitions where nothing happens. The elected daemon does it for all.
-    fn beat(&mut self, now: Now) {
-        self.beats = self.session.is_ready() && self.aggregator.is_elected(now, self.parts[0].fold.control());
-        if !self.beats {
-            return;
-        }
-        for part in &mut self.parts {
-            if part.producer.in_force && now.at >= part.last_record + HEARTBEAT_EVERY {
-                part.last_record = now.at;
-                part.producer.say(now, &mut self.out, &mut self.session.voice, Body::Heartbeat(Barrier {}));
-            }
-        }
-    }
-
-    fn beat_timeout(&self) -> Option<Instant> {
-        let due = self.parts.iter().map(|part| part.last_record + HEARTBEAT_EVERY).min();
-        due.filter(|_| self.beats)
-    }
-
     fn log(&mut self, now: Now, input: LogInput) {
         match input {
             LogInput::Read { op, records, next, end, start } => match self.out.owner(op) {
@@ -384,153 +365,6 @@ impl Site {
         if let Some(part) = self.parts.get_mut(partition.0 as usize) {
             act(part, &mut self.out, &mut self.session.voice);
         }
-    }
-
-    fn read_progress(&mut self) {
-        if !self.progress_reading && self.progress_retry.is_none() {
-            self.progress_reading = true;
-            let op = self.out.ask(Owner::ReadProgress);
-            // Before the end was seen a read must not wait: an idle site would not learn what was reported before its start.
-            let (from, wait) = (self.progress_position, self.progress_read);
-            self.out.log(LogEffect::Read { op, topic: Topic::Progress, from, max: 256, wait });
-        }
-    }
-
-    fn heard(&mut self, records: Vec<Read>, next: Offset, end: Offset) {
-        self.progress_reading = false;
-        self.progress_position = next.max(self.progress_position);
-        self.progress_read |= self.progress_position >= end;
-        for read in records {
-            let Value::Progress(Some(report)) = read.value else { continue };
-            self.peers.heard(&report);
-            self.compare(&report);
-        }
-    }
-
-    /// Anti-entropy: where another site's fold stands at the same offset, its digest must be ours.
-    fn compare(&mut self, report: &Report) {
-        if report.site == self.config.site {
-            return;
-        }
-        for (partition, mark) in &report.partitions {
-            let Some(part) = self.parts.get_mut(partition.0 as usize) else { continue };
-            let ours = part.fold.control();
-            let at_mark = mark.mark.zip(ours.mark).filter(|(theirs, ours)| theirs.0 == ours.0 && theirs.1 != ours.1);
-            let here =
-                mark.digest.filter(|digest| mark.next == part.fold.control().next && *digest != part.fold.digest());
-            let differs = at_mark.map(|(theirs, _)| theirs.0).or(here.map(|_| mark.next));
-            if let Some(at) = differs {
-                part.differs(&mut self.out, &report.site, at);
-            }
-        }
-    }
-
-    /// Whom objects can be fetched from.
-    fn follow_members(&mut self) {
-        let version = self.parts[0].fold.control().members.version;
-        let opened = self.parts[0].fold.control().opened.is_some();
-        if opened && self.round.peers_of != Some(version) {
-            self.round.peers_of = Some(version);
-            let table = &self.parts[0].fold.control().members.table;
-            let others =
-                table.iter().filter(|(site, state)| **site != self.config.site && **state != MemberState::Evicted);
-            let peers: Vec<_> = others.map(|(site, _)| site.clone()).collect();
-            for part in &mut self.parts {
-                part.consumer.set_peers(peers.clone());
-            }
-        }
-    }
-
-    fn members_lag(&self) -> bool {
-        let version = self.parts[0].fold.control().members.version;
-        self.parts.iter().skip(1).any(|part| part.producer.in_force && part.fold.control().members.version < version)
-    }
-
-    /// Re-sends partition 0's membership to partitions that lack it.
-    fn tend_members(&mut self, now: Now) {
-        if now.at < self.members_due || !self.members_lag() || !self.parts[0].producer.in_force {
-            return;
-        }
-        self.members_due = now.at + SESSION_AFTER;
-        let members = self.parts[0].fold.control().members.clone();
-        for part in self.parts.iter_mut().skip(1) {
-            if part.producer.in_force && part.fold.control().members.version < members.version {
-                let body = Body::SiteChanged(SiteChanged {
-                    version: members.version,
-                    members: members.table.clone(),
-                    ended: members.ended.clone(),
-                    author: self.config.site.as_str().to_string(),
-                    reason: "copy of partition 0".to_string(),
-                });
-                part.producer.say(now, &mut self.out, &mut self.session.voice, body);
-            }
-        }
-    }
-
-    /// Shows staged updates that all active sites staged, or that waited long enough.
-    fn flip(&mut self, now: Now) {
-        if self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
-            return;
-        }
-        let members = self.parts[0].fold.control().members.clone();
-        for part in &mut self.parts {
-            let partition = part.partition;
-            let staged = |site: &crate::names::SiteId, offset: Offset| {
-                self.peers.of(site).and_then(|it| it.partitions.get(&partition)).is_some_and(|mark| mark.staged(offset))
-            };
-            let due: Vec<Offset> = part
-                .consumer
-                .staged()
-                .filter(|(offset, since)| {
-                    now.at.since(*since) >= self.config.flip_timeout
-                        || members.active().all(|site| staged(site, *offset))
-                })
-                .map(|(offset, _)| offset)
-                .collect();
-            for offset in due {
-                part.consumer.show(now, &mut self.out, offset);
-            }
-        }
-    }
-
-    fn flip_timeout(&self) -> Option<Instant> {
-        let waits = self.parts.iter().flat_map(|part| part.consumer.staged());
-        waits.map(|(_, since)| since + self.config.flip_timeout).min()
-    }
-
-    /// Reports when something changed and a round is over, and every [`PROGRESS_EVERY`] in any case.
-    fn report(&mut self, now: Now) {
-        if !self.parts[0].producer.in_force || self.reporting {
-            return;
-        }
-        let due = now.at >= self.report_due;
-        if !due && !self.round.reportable {
-            return;
-        }
-        let partitions: BTreeMap<_, _> = self.round.marks.clone();
-        let changed = self.last_report.as_ref().is_none_or(|last| last.partitions != partitions);
-        self.round.reportable = false;
-        if !due && !changed {
-            return;
-        }
-        self.reports += 1;
-        let report = Report {
-            site: self.config.site.clone(),
-            epoch: self.session.voice.epoch,
-            instance: self.session.voice.instance,
-            number: self.reports,
-            partitions,
-        };
-        self.reporting = true;
-        self.report_due = now.at + PROGRESS_EVERY;
-        let op = self.out.ask(Owner::Report);
-        let value = Arc::from(report.encode());
-        self.out.log(LogEffect::Append { op, topic: Topic::Progress, key: report.key(), value, expect: None });
-        self.last_report = Some(report);
-    }
-
-    fn report_timeout(&self) -> Option<Instant> {
-        (self.parts[0].producer.in_force && !self.reporting).then_some(self.report_due)
     }
 
     /// Whether a push to this site would succeed now.

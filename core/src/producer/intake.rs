@@ -279,6 +279,18 @@ impl Producer {
     }
 }
 
+impl Order {
+    /// The repository, unless it is about a member.
+    pub(crate) fn repo(&self) -> Option<&RepoName> {
+        match self {
+            Order::CreateRepo { repo, .. } | Order::ConfigureRepo { repo, .. } | Order::DeleteRepo { repo } => {
+                Some(repo)
+            }
+            Order::ChangeMember { .. } => None,
+        }
+    }
+}
+
 /// What goes into the next record, and what is left. An atomic push goes whole or not at all.
 fn split(updates: Vec<Placed>, atomic: bool, max: usize) -> Result<(Vec<Placed>, Vec<Placed>), String> {
     // An update is its name (a quote is escaped to two bytes), two ids of 40 digits and some 60 bytes of JSON.

@@ -10,7 +10,7 @@ use crate::aggregator::Published;
 use crate::ids::{Oid, PushId};
 use crate::journal::Session as Stored;
 use crate::names::{RefName, SiteId};
-use crate::port::{GitEffect, JournalEffect, Notice, Order, Prepared, Received, RefSet, Wish};
+use crate::port::{GitEffect, JournalEffect, LogEffect, Notice, Order, Prepared, Received, RefSet, Topic, Wish};
 use crate::record::{Visibility, decode};
 use crate::table::{TableEntry, TableKey};
 

@@ -1,0 +1,30 @@
+//! When a push counts as acknowledged by the other sites.
+
+use crate::config::Ack;
+use crate::ids::{Offset, Partition};
+use crate::names::SiteId;
+use crate::progress::Peers;
+use crate::record::MemberState;
+use crate::refdb::Control;
+
+impl Ack {
+    /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force in partition 0
+    /// (`control`) is believed: an old one may have promised what its disk has lost.
+    pub(super) fn is_met(self, place: (Partition, Offset), own: &SiteId, control: &Control, peers: &Peers) -> bool {
+        let flushed = |site: &SiteId| {
+            let Some(report) = peers.of(site) else { return false };
+            let Some(speaker) = control.speakers.get(site) else { return false };
+            let in_force = (speaker.epoch, speaker.instance) == (report.epoch, report.instance);
+            in_force && report.partitions.get(&place.0).is_some_and(|mark| mark.flushed(place.1))
+        };
+        match self {
+            Ack::Log => true,
+            Ack::Sites(wanted) => {
+                let belongs = |state: &MemberState| matches!(state, MemberState::Active | MemberState::Joining);
+                let others = control.members.table.iter().filter(|(site, state)| *site != own && belongs(state));
+                others.filter(|(site, _)| flushed(site)).count() >= wanted as usize
+            }
+            Ack::All => control.members.active().filter(|site| *site != own).all(flushed),
+        }
+    }
+}

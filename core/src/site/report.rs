@@ -1,0 +1,182 @@
+//! What the site hears of the others and says of itself: reports, membership copies, flips, heartbeats.
+
+use alloc::collections::BTreeMap;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::Site;
+use crate::config::{HEARTBEAT_EVERY, PROGRESS_EVERY, SESSION_AFTER};
+use crate::ids::Offset;
+use crate::port::{LogEffect, Now, Owner, Read, Topic, Value};
+use crate::progress::Report;
+use crate::record::{Barrier, Body, MemberState, SiteChanged};
+use crate::time::Instant;
+
+impl Site {
+    pub(super) fn read_progress(&mut self) {
+        if !self.progress_reading && self.progress_retry.is_none() {
+            self.progress_reading = true;
+            let op = self.out.ask(Owner::ReadProgress);
+            // Before the end was seen a read must not wait: an idle site would not learn what was reported before its start.
+            let (from, wait) = (self.progress_position, self.progress_read);
+            self.out.log(LogEffect::Read { op, topic: Topic::Progress, from, max: 256, wait });
+        }
+    }
+
+    pub(super) fn heard(&mut self, records: Vec<Read>, next: Offset, end: Offset) {
+        self.progress_reading = false;
+        self.progress_position = next.max(self.progress_position);
+        self.progress_read |= self.progress_position >= end;
+        for read in records {
+            let Value::Progress(Some(report)) = read.value else { continue };
+            self.peers.heard(&report);
+            self.compare(&report);
+        }
+    }
+
+    /// Anti-entropy: where another site's fold stands at the same offset, its digest must be ours.
+    pub(super) fn compare(&mut self, report: &Report) {
+        if report.site == self.config.site {
+            return;
+        }
+        for (partition, mark) in &report.partitions {
+            let Some(part) = self.parts.get_mut(partition.0 as usize) else { continue };
+            let ours = part.fold.control();
+            let at_mark = mark.mark.zip(ours.mark).filter(|(theirs, ours)| theirs.0 == ours.0 && theirs.1 != ours.1);
+            let here =
+                mark.digest.filter(|digest| mark.next == part.fold.control().next && *digest != part.fold.digest());
+            let differs = at_mark.map(|(theirs, _)| theirs.0).or(here.map(|_| mark.next));
+            if let Some(at) = differs {
+                part.differs(&mut self.out, &report.site, at);
+            }
+        }
+    }
+
+    /// Whom objects can be fetched from.
+    pub(super) fn follow_members(&mut self) {
+        let version = self.parts[0].fold.control().members.version;
+        let opened = self.parts[0].fold.control().opened.is_some();
+        if opened && self.round.peers_of != Some(version) {
+            self.round.peers_of = Some(version);
+            let table = &self.parts[0].fold.control().members.table;
+            let others =
+                table.iter().filter(|(site, state)| **site != self.config.site && **state != MemberState::Evicted);
+            let peers: Vec<_> = others.map(|(site, _)| site.clone()).collect();
+            for part in &mut self.parts {
+                part.consumer.set_peers(peers.clone());
+            }
+        }
+    }
+
+    pub(super) fn members_lag(&self) -> bool {
+        let version = self.parts[0].fold.control().members.version;
+        self.parts.iter().skip(1).any(|part| part.producer.in_force && part.fold.control().members.version < version)
+    }
+
+    /// Re-sends partition 0's membership to partitions that lack it.
+    pub(super) fn tend_members(&mut self, now: Now) {
+        if now.at < self.members_due || !self.members_lag() || !self.parts[0].producer.in_force {
+            return;
+        }
+        self.members_due = now.at + SESSION_AFTER;
+        let members = self.parts[0].fold.control().members.clone();
+        for part in self.parts.iter_mut().skip(1) {
+            if part.producer.in_force && part.fold.control().members.version < members.version {
+                let body = Body::SiteChanged(SiteChanged {
+                    version: members.version,
+                    members: members.table.clone(),
+                    ended: members.ended.clone(),
+                    author: self.config.site.as_str().to_string(),
+                    reason: "copy of partition 0".to_string(),
+                });
+                part.producer.say(now, &mut self.out, &mut self.session.voice, body);
+            }
+        }
+    }
+
+    /// Shows staged updates that all active sites staged, or that waited long enough.
+    pub(super) fn flip(&mut self, now: Now) {
+        if self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
+            return;
+        }
+        let members = self.parts[0].fold.control().members.clone();
+        for part in &mut self.parts {
+            let partition = part.partition;
+            let staged = |site: &crate::names::SiteId, offset: Offset| {
+                self.peers.of(site).and_then(|it| it.partitions.get(&partition)).is_some_and(|mark| mark.staged(offset))
+            };
+            let due: Vec<Offset> = part
+                .consumer
+                .staged()
+                .filter(|(offset, since)| {
+                    now.at.since(*since) >= self.config.flip_timeout
+                        || members.active().all(|site| staged(site, *offset))
+                })
+                .map(|(offset, _)| offset)
+                .collect();
+            for offset in due {
+                part.consumer.show(now, &mut self.out, offset);
+            }
+        }
+    }
+
+    pub(super) fn flip_timeout(&self) -> Option<Instant> {
+        let waits = self.parts.iter().flat_map(|part| part.consumer.staged());
+        waits.map(|(_, since)| since + self.config.flip_timeout).min()
+    }
+
+    /// Reports when something changed and a round is over, and every [`PROGRESS_EVERY`] in any case.
+    pub(super) fn report(&mut self, now: Now) {
+        if !self.parts[0].producer.in_force || self.reporting {
+            return;
+        }
+        let due = now.at >= self.report_due;
+        if !due && !self.round.reportable {
+            return;
+        }
+        let partitions: BTreeMap<_, _> = self.round.marks.clone();
+        let changed = self.last_report.as_ref().is_none_or(|last| last.partitions != partitions);
+        self.round.reportable = false;
+        if !due && !changed {
+            return;
+        }
+        self.reports += 1;
+        let report = Report {
+            site: self.config.site.clone(),
+            epoch: self.session.voice.epoch,
+            instance: self.session.voice.instance,
+            number: self.reports,
+            partitions,
+        };
+        self.reporting = true;
+        self.report_due = now.at + PROGRESS_EVERY;
+        let op = self.out.ask(Owner::Report);
+        let value = Arc::from(report.encode());
+        self.out.log(LogEffect::Append { op, topic: Topic::Progress, key: report.key(), value, expect: None });
+        self.last_report = Some(report);
+    }
+
+    pub(super) fn report_timeout(&self) -> Option<Instant> {
+        (self.parts[0].producer.in_force && !self.reporting).then_some(self.report_due)
+    }
+
+    /// Keeps the log's clock going in partitions where nothing happens. The elected daemon does it for all.
+    pub(super) fn beat(&mut self, now: Now) {
+        self.beats = self.session.is_ready() && self.aggregator.is_elected(now, self.parts[0].fold.control());
+        if !self.beats {
+            return;
+        }
+        for part in &mut self.parts {
+            if part.producer.in_force && now.at >= part.last_record + HEARTBEAT_EVERY {
+                part.last_record = now.at;
+                part.producer.say(now, &mut self.out, &mut self.session.voice, Body::Heartbeat(Barrier {}));
+            }
+        }
+    }
+
+    pub(super) fn beat_timeout(&self) -> Option<Instant> {
+        let due = self.parts.iter().map(|part| part.last_record + HEARTBEAT_EVERY).min();
+        due.filter(|_| self.beats)
+    }
+}
