@@ -1,9 +1,9 @@
 //! The aggregator: republishes to `replicatedpushdata` what every active member has, once, in order per repository.
 //!
 //! Owns the accepted pushes above the published mark, and the reading position in the topic. The topic's own tail says
-//! what is done: a publication is a compare-and-append on the end just read, so that of two daemons that both believe to
-//! be the aggregator one is refused, and an unknown outcome is resolved by reading on. Never publishes a record that an
-//! active member has not durably applied.
+//! what is done: a publication is a compare-and-append on the end just read, so that of two daemons that both believe
+//! to be the aggregator one is refused, and an unknown outcome is resolved by reading on. Never publishes a record
+//! that an active member has not durably applied.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -26,7 +26,8 @@ use crate::time::Instant;
 
 /// Accepted pushes of one partition held in memory; the journal has the rest.
 const CANDIDATES_MAX: usize = 256;
-/// Offsets published beyond `next`, named in each publication; when there are so many, only the first unpublished may go.
+/// Offsets published beyond `next`, named in each publication; when there are so many, only the first unpublished may
+/// go.
 const DONE_MAX: usize = 64;
 /// Longest published value in bytes: 4,000 updates of a longest name.
 const PUBLISHED_BYTES_MAX: usize = 6 * 1024 * 1024;

@@ -46,8 +46,8 @@ pub struct Config {
     pub inline_max: u64,
     /// Ref updates in one push.
     pub updates_max: usize,
-    /// Ref updates in one record; never above [`crate::record::UPDATES_MAX`]. A push with more is split, or refused if it
-    /// is atomic.
+    /// Ref updates in one record; never above [`crate::record::UPDATES_MAX`]. A push with more is split, or refused
+    /// if it is atomic.
     pub record_updates_max: usize,
     /// How long a pusher waits for a decision.
     pub push_timeout: Duration,

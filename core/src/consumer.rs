@@ -38,8 +38,8 @@ pub struct Consumer {
     /// Set in Git, and waiting for a flush; with the round of flushing that will cover it. A commit that comes before
     /// that flush must still hold the work, or a crash in between would forget that it is not durable.
     unflushed: BTreeMap<Offset, (u64, Work)>,
-    /// Refs that are done with while other refs of their push are not: once that is flushed (the round), the journal must
-    /// forget them too. Otherwise a restart would set them again, over values that came later.
+    /// Refs that are done with while other refs of their push are not: once that is flushed (the round), the journal
+    /// must forget them too. Otherwise a restart would set them again, over values that came later.
     trims: Vec<(u64, Offset, RefName)>,
     /// Flushed, and to be removed from the journal by the next commit.
     settled: BTreeSet<Offset>,

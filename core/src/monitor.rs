@@ -1,16 +1,16 @@
 //! Lag as numbers: how far each site is behind, in messages and by the log's own clock.
 //!
-//! Owns, per partition, when recent offsets were appended. Promises that lag is exactly 0 when a site has applied all, is
-//! unknown when it never reported, and grows while it is silent. Never reads a site's clock: the log stamps both ends of
-//! the interval, and an idle partition gets a heartbeat so that its clock goes on.
+//! Owns, per partition, when recent offsets were appended. Promises that lag is exactly 0 when a site has applied
+//! all, is unknown when it never reported, and grows while it is silent. Never reads a site's clock: the log stamps
+//! both ends of the interval, and an idle partition gets a heartbeat so that its clock goes on.
 
 use alloc::collections::BTreeMap;
 
 use crate::ids::{Offset, Partition};
 use crate::progress::Mark;
 
-/// Append times remembered per partition. When there are more, every other one is forgotten: a lag is then measured from
-/// the next older record that is remembered, so it is never understated.
+/// Append times remembered per partition. When there are more, every other one is forgotten: a lag is then measured
+/// from the next older record that is remembered, so it is never understated.
 const TIMES_MAX: usize = 1_024;
 
 /// How far a site is behind in a partition.

@@ -1,5 +1,6 @@
 //! The configuration file: parsed once, every mistake named with its key and file.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,9 +93,9 @@ pub struct SiteConfig {
     pub state: PathBuf,
     /// Where the hook and the command line talk; default `<state>/refrain.sock`.
     pub socket: Option<PathBuf>,
-    /// Not built yet.
-    pub http: Option<String>,
-    /// Not built yet.
+    /// Where Git's smart HTTP and the pages for machines are; port 0 picks one. Loopback only so far.
+    pub http: Option<SocketAddr>,
+    /// What peers use; default from `http`.
     pub url: Option<String>,
 }
 
@@ -171,9 +172,6 @@ pub fn not_built(file: &File) -> Vec<&'static str> {
     if file.push.packdata_max.is_some() || file.push.copies.is_some() {
         words.push("push.packdata_max and push.copies are not built yet: packs above push.inline_max are refused");
     }
-    if file.site.iter().any(|site| site.http.is_some() || site.url.is_some()) {
-        words.push("site.http and site.url are not built yet: repositories are reached by path or ssh");
-    }
     words
 }
 
@@ -186,6 +184,9 @@ fn judge(file: &File) -> Result<()> {
     for name in &names {
         SiteId::parse(name).map_err(|why| anyhow::anyhow!("site {name:?}: {why}"))?;
     }
+    for site in &file.site {
+        reachable(site)?;
+    }
     names.sort_unstable();
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         bail!("site {:?} is configured twice", pair[0]);
@@ -197,6 +198,20 @@ fn judge(file: &File) -> Result<()> {
         bail!("push.inline_max is above 256 KiB, the most that a record holds");
     }
     ack(&file.push.ack, file.site.len())?;
+    Ok(())
+}
+
+/// Without authentication between machines nobody but this one may be answered.
+fn reachable(site: &SiteConfig) -> Result<()> {
+    if let Some(addr) = site.http.filter(|addr| !addr.ip().is_loopback()) {
+        bail!(
+            "site {:?}: http = \"{addr}\" is no loopback address; only 127.0.0.0/8 and [::1] are served yet",
+            site.name
+        );
+    }
+    if let Some(url) = site.url.as_ref().filter(|url| !url.starts_with("http://")) {
+        bail!("site {:?}: url = {url:?} does not start with http://", site.name);
+    }
     Ok(())
 }
 
@@ -258,6 +273,10 @@ mod tests {
             ("\"1.5s\"", "\"soon\"", "soon"),
             ("\"128KiB\"", "\"1MiB\"", "inline_max"),
             ("timeout = \"1.5s\"", "ack = \"sites:1\"", "sites:1"),
+            ("state =", "http = \"0.0.0.0:80\"\nstate =", "loopback"),
+            ("state =", "http = \"[::]:80\"\nstate =", "loopback"),
+            ("state =", "http = \"here\"\nstate =", "http"),
+            ("state =", "url = \"ftp://a\"\nstate =", "url"),
         ] {
             let error = parse(&GOOD.replace(from, to)).expect_err(to);
             assert!(format!("{error:#}").contains(word), "{error:#}");

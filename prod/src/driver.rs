@@ -8,11 +8,12 @@ mod clients;
 mod git;
 mod log;
 mod test_points;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -25,7 +26,9 @@ use refrain_core::site::Site;
 use refrain_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use clients::{Request, Response, StatusReply};
+pub use clients::{MemberReply, PartitionReply, Request, Response, StatusReply};
+pub(crate) use git::LIFE;
+pub use git::count_repositories;
 pub use log::LogPort;
 
 use crate::journal::Journal;
@@ -89,6 +92,7 @@ pub struct Running {
     pub site: SiteId,
     facts: mpsc::UnboundedSender<Fact>,
     ready: watch::Receiver<bool>,
+    tally: Arc<Mutex<BTreeMap<String, u64>>>,
     /// Ends when the site does.
     pub task: tokio::task::JoinHandle<Ended>,
 }
@@ -117,11 +121,36 @@ impl Running {
         }
     }
 
-    /// How the site is.
+    /// For who wants to know how the site is.
+    pub fn asker(&self) -> Asker {
+        Asker { site: self.site.clone(), facts: self.facts.clone(), tally: self.tally.clone() }
+    }
+}
+
+/// Asks a site how it is.
+#[derive(Clone)]
+pub struct Asker {
+    site: SiteId,
+    facts: mpsc::UnboundedSender<Fact>,
+    tally: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl Asker {
+    /// Its name.
+    pub fn site(&self) -> &SiteId {
+        &self.site
+    }
+
+    /// How it is; none if it has ended.
     pub async fn status(&self) -> Option<StatusReply> {
         let (answer, status) = oneshot::channel();
         self.facts.send(Fact::Status(answer)).ok()?;
         status.await.ok()
+    }
+
+    /// Pushes answered since the start: `ok`, or the word that the first reason begins with.
+    pub fn pushes(&self) -> BTreeMap<String, u64> {
+        self.tally.lock().expect("no thread panics while it counts").clone()
     }
 }
 
@@ -146,8 +175,11 @@ pub fn start(config: Config, places: Places, log: LogPort) -> Result<Running> {
     let site = config.site.clone();
     let clock = Clock { origin: std::time::Instant::now() };
     let (core, effects) = Site::start(clock.now(), config, restored, Rng::new(seed));
+    let tally = Arc::default();
     let task = Task {
         core,
+        site: site.clone(),
+        tally: Arc::clone(&tally),
         clock,
         facts: facts.clone(),
         journal: Arc::new(journal),
@@ -161,8 +193,13 @@ pub fn start(config: Config, places: Places, log: LogPort) -> Result<Running> {
         _lock: lock,
         clients,
     };
-    let task = tokio::spawn(task.run(inbox, effects));
-    Ok(Running { site, facts, ready, task })
+    let upkeep = tokio::spawn(upkeep::run(task.git.clone()));
+    let task = tokio::spawn(async move {
+        let ended = task.run(inbox, effects).await;
+        upkeep.abort();
+        ended
+    });
+    Ok(Running { site, facts, ready, tally, task })
 }
 
 /// The state directory is locked by another process: exit code 75.
@@ -211,6 +248,8 @@ impl Clock {
 
 struct Task {
     core: Site,
+    site: SiteId,
+    tally: Arc<Mutex<BTreeMap<String, u64>>>,
     clock: Clock,
     facts: mpsc::UnboundedSender<Fact>,
     journal: Arc<Journal>,
@@ -294,7 +333,7 @@ impl Task {
             }
             Fact::Status(answer) => {
                 // Who asked may have gone away.
-                let _ = answer.send(StatusReply::of(&self.core));
+                let _ = answer.send(StatusReply::of(&self.core, &self.site));
                 return;
             }
             Fact::Broken(why) => {
@@ -358,6 +397,8 @@ impl Task {
         match effect {
             ClientEffect::Reply { id, answers, remote } => {
                 test_points::pass("before-reply");
+                let word = answers.iter().find_map(word_of).unwrap_or_else(|| "ok".into());
+                *self.tally.lock().expect("no thread panics while it counts").entry(word).or_default() += 1;
                 if let Some(waiting) = self.pushes.remove(&id) {
                     // The pusher may have gone away; the push is decided all the same.
                     let _ = waiting.send((answers, remote));
@@ -390,6 +431,14 @@ impl Task {
             }
             Notice::InForce { instance } => tracing::info!(%instance, "this instance is in force"),
         }
+    }
+}
+
+/// What a refusal begins with, as a label: one of the interface's words.
+fn word_of(answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::Ok => None,
+        Answer::No(reason) => Some(reason.split(':').next().unwrap_or_default().replace(' ', "_")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The journal: one redb file a site, written by one transaction (one fsync) a commit.
 //!
-//! Promises that after `commit` returns the whole of it survives a power failure, and that a crash before leaves nothing
-//! of it. Reads may go on while a commit is written. Knows nothing of what the entries mean.
+//! Promises that after `commit` returns the whole of it survives a power failure, and that a crash before leaves
+//! nothing of it. Reads may go on while a commit is written. Knows nothing of what the entries mean.
 
 use std::path::Path;
 

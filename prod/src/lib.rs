@@ -5,5 +5,6 @@ pub mod config;
 pub mod driver;
 pub mod git;
 pub mod hook_wire;
+pub mod http;
 pub mod journal;
 pub mod log;

@@ -47,8 +47,8 @@ pub(crate) fn order_void(void: &Void) -> String {
     }
 }
 
-/// Why an update was rejected, as of `wall_ms` by this site's wall clock: how long ago something happened is for people,
-/// and two clocks may disagree about it.
+/// Why an update was rejected, as of `wall_ms` by this site's wall clock: how long ago something happened is for
+/// people, and two clocks may disagree about it.
 pub(crate) fn rejection(name: &RefName, why: &Rejection, wall_ms: u64) -> String {
     match why {
         Rejection::Stale { at: Some(at) } => {

@@ -18,7 +18,8 @@ impl Site {
         if !self.progress_reading && self.progress_retry.is_none() {
             self.progress_reading = true;
             let op = self.out.ask(Owner::ReadProgress);
-            // Before the end was seen a read must not wait: an idle site would not learn what was reported before its start.
+            // Before the end was seen a read must not wait: an idle site would not learn what was reported before its
+            // start.
             let (from, wait) = (self.progress_position, self.progress_read);
             self.out.log(LogEffect::Read { op, topic: Topic::Progress, from, max: 256, wait });
         }

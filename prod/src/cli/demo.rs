@@ -1,5 +1,6 @@
 //! `refrain demo`: three sites in one process, real Git clients, and the proof that the sites are identical.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use refrain_core::record::Visibility;
 use refrain_core::table::TableKey;
 use serde::Serialize;
 
+use super::serve::Door;
 use super::workbench::{Bench, Pushed};
 use super::{ask, serve};
 use crate::config::{File, Log, LogKind, Push, SiteConfig};
@@ -43,6 +45,7 @@ struct Report {
 struct SiteReport {
     name: String,
     url: String,
+    path: PathBuf,
     refs: usize,
     digest: String,
 }
@@ -87,6 +90,7 @@ impl Demo {
         let log = LogPort::new(EmbeddedLog::open(&file.log.dir, file.log.partitions)?);
         let started = Instant::now();
         let sites = serve::start_all(&file, false, &log)?;
+        let doors: Vec<Door> = serve::open_http(&file, &sites).await?.into_iter().flatten().collect();
         for site in &sites {
             site.ready().await?;
         }
@@ -98,7 +102,7 @@ impl Demo {
             let file = file.clone();
             tokio::task::spawn_blocking(move || push_all(&file, &bench_dir)).await??
         };
-        let report = compare(&file, pushes)?;
+        let report = compare(&file, &doors, pushes)?;
         if json {
             println!("{}", serde_json::to_string(&report)?);
         } else {
@@ -115,6 +119,9 @@ impl Demo {
         for site in sites {
             site.task.await?;
         }
+        for door in doors {
+            door.server.close().await;
+        }
         Ok(u8::from(!report.identical))
     }
 }
@@ -125,7 +132,7 @@ fn configuration(dir: &Path) -> File {
         repos: dir.join(name).join("repos"),
         state: dir.join(name).join("state"),
         socket: None,
-        http: None,
+        http: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         url: None,
     };
     let log = Log { kind: LogKind::Embedded, dir: dir.join("log"), partitions: 4 };
@@ -211,10 +218,10 @@ fn report(what: &'static str, urls: &[PathBuf], site: usize, name: &str, pushed:
 }
 
 /// Reads what Git really has at every site.
-fn compare(file: &File, pushes: Vec<PushReport>) -> Result<Report> {
+fn compare(file: &File, doors: &[Door], pushes: Vec<PushReport>) -> Result<Report> {
     let mut all = Vec::new();
     let mut sites = Vec::new();
-    for site in &file.site {
+    for (site, door) in file.site.iter().zip(doors) {
         let path = site.repos.join("demo.git");
         let store = Store::open(&path)?;
         let refs = store.refs()?;
@@ -228,7 +235,8 @@ fn compare(file: &File, pushes: Vec<PushReport>) -> Result<Report> {
         }
         sites.push(SiteReport {
             name: site.name.clone(),
-            url: path.display().to_string(),
+            url: format!("{}/demo.git", door.url),
+            path,
             refs: refs.len(),
             digest: digest.to_string(),
         });

@@ -1,5 +1,6 @@
 //! `refrain serve`: the sites of the configuration file, until a signal.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 use super::BadConfig;
 use crate::config::{self, File, LogKind};
 use crate::driver::{self, LogPort, Places, Running};
+use crate::http::{self, Server, Serving};
 use crate::log::EmbeddedLog;
 
 pub(super) fn run(path: Option<&Path>, take_over: bool) -> Result<u8> {
@@ -35,15 +37,20 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
         return Err(anyhow::anyhow!(why).context(BadConfig));
     }
     let sites = start_all(file, take_over, &log)?;
+    let doors = open_http(file, &sites).await?;
     let stop = sites.iter().map(Running::stopper).collect::<Vec<_>>();
     let mut tasks = JoinSet::new();
-    for running in sites {
+    for (running, door) in sites.into_iter().zip(doors) {
         tasks.spawn(async move {
             // One that ends before it is ready says why when it is waited for.
             if running.ready().await.is_ok() {
-                announce(&running)?;
+                announce(&running, door.as_ref())?;
             }
-            anyhow::Ok(running.task.await?)
+            let ended = running.task.await?;
+            if let Some(door) = door {
+                door.server.close().await;
+            }
+            anyhow::Ok(ended)
         });
     }
     let mut code = 0;
@@ -90,11 +97,40 @@ pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort) -> Result<V
     Ok(sites)
 }
 
-fn announce(running: &Running) -> Result<()> {
+/// A site's HTTP, and where it is reached.
+pub(super) struct Door {
+    pub addr: SocketAddr,
+    pub url: String,
+    pub server: Server,
+}
+
+/// Listens for each site that has an address configured.
+pub(super) async fn open_http(file: &File, sites: &[Running]) -> Result<Vec<Option<Door>>> {
+    let all: Vec<_> = sites.iter().map(Running::asker).collect();
+    let mut doors = Vec::new();
+    for (site, asker) in file.site.iter().zip(&all) {
+        let Some(addr) = site.http else {
+            doors.push(None);
+            continue;
+        };
+        let bound = http::bind(addr).await.with_context(|| format!("site {}", site.name))?;
+        let addr = bound.addr;
+        let repos = site.repos.canonicalize().with_context(|| format!("cannot find {}", site.repos.display()))?;
+        let serving = Serving { own: asker.clone(), all: all.clone(), repos, home: site.state.clone() };
+        let url = site.url.clone().unwrap_or_else(|| format!("http://{addr}"));
+        doors.push(Some(Door { addr, url, server: Server::start(bound, serving) }));
+    }
+    Ok(doors)
+}
+
+fn announce(running: &Running, door: Option<&Door>) -> Result<()> {
     // Scripts wait for this line: it must not sit in a buffer.
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "ready site={}", running.site)?;
+    match door {
+        Some(door) => writeln!(stdout, "ready site={} http={}", running.site, door.addr)?,
+        None => writeln!(stdout, "ready site={} http=-", running.site)?,
+    }
     stdout.flush()?;
     Ok(())
 }

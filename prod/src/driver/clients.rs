@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use refrain_core::ids::Oid;
-use refrain_core::names::{RefName, RepoName};
+use refrain_core::ids::{Oid, Partition};
+use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{Answer, Order, Wish};
-use refrain_core::record::{RepoConfigured, Visibility};
+use refrain_core::record::{MemberState, RepoConfigured, Visibility};
 use refrain_core::site::Site;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -72,12 +72,15 @@ pub enum Response {
 }
 
 /// A site's status.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {
     /// A push would succeed now.
     pub ready: bool,
     /// Per partition.
     pub partitions: Vec<PartitionReply>,
+    /// Every site that the log knows, this one too.
+    #[serde(default)]
+    pub members: Vec<MemberReply>,
 }
 
 /// One partition's status.
@@ -89,22 +92,61 @@ pub struct PartitionReply {
     pub applied: Option<u64>,
     /// The log's end.
     pub end: Option<u64>,
-    /// Updates whose objects cannot be had.
-    pub parked: u32,
+    /// Records not applied, by the site's last report.
+    #[serde(default)]
+    pub lag_messages: Option<u64>,
+    /// Age of the first of them by the log's clock, in milliseconds.
+    #[serde(default)]
+    pub lag_ms: Option<u64>,
+    /// Updates whose objects cannot be had; unknown of other sites.
+    pub parked: Option<u32>,
     /// Why nothing goes on.
     pub stopped: Option<String>,
 }
 
+/// A member as this site knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberReply {
+    /// Its name.
+    pub name: String,
+    /// joining, active, draining or evicted.
+    pub state: MemberState,
+    /// How far it is, where known.
+    pub partitions: Vec<PartitionReply>,
+}
+
 impl StatusReply {
-    pub(super) fn of(core: &Site) -> Self {
-        let partitions = core.partitions().map(|it| PartitionReply {
-            partition: it.partition.0,
-            applied: it.applied.map(|offset| offset.0),
-            end: it.end.map(|offset| offset.0),
-            parked: it.parked,
-            stopped: it.stopped,
+    pub(super) fn of(core: &Site, own: &SiteId) -> Self {
+        let lag = core.lag(own);
+        let partitions = core.partitions().map(|it| {
+            let lag = lag.get(&it.partition).copied().flatten();
+            PartitionReply {
+                partition: it.partition.0,
+                applied: it.applied.map(|offset| offset.0),
+                end: it.end.map(|offset| offset.0),
+                lag_messages: lag.map(|lag| lag.messages),
+                lag_ms: lag.map(|lag| lag.millis),
+                parked: Some(it.parked),
+                stopped: it.stopped,
+            }
         });
-        Self { ready: core.is_ready(), partitions: partitions.collect() }
+        let partitions: Vec<_> = partitions.collect();
+        let members = core.members().iter().map(|(name, state)| {
+            let lag = core.lag(name);
+            let known = partitions.iter().map(|it| {
+                let lag = lag.get(&Partition(it.partition)).copied().flatten();
+                PartitionReply {
+                    applied: None,
+                    lag_messages: lag.map(|lag| lag.messages),
+                    lag_ms: lag.map(|lag| lag.millis),
+                    parked: None,
+                    stopped: None,
+                    ..it.clone()
+                }
+            });
+            MemberReply { name: name.to_string(), state: *state, partitions: known.collect() }
+        });
+        Self { ready: core.is_ready(), members: members.collect(), partitions }
     }
 }
 
@@ -267,7 +309,8 @@ async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<
 }
 
 /// Said to pushes that come while the site stops.
-pub(super) const STOPPING: &str = "unavailable: the refrain daemon of this site is stopping; nothing was changed, try again";
+pub(super) const STOPPING: &str =
+    "unavailable: the refrain daemon of this site is stopping; nothing was changed, try again";
 
 fn repo_of(path: &str, repos: &std::path::Path) -> Option<RepoName> {
     let inside = std::path::Path::new(path).strip_prefix(repos).ok()?.to_str()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use anyhow::{Context, Result};
 use refrain_core::ids::{Offset, Oid, Op};
@@ -15,7 +15,7 @@ use super::{Fact, Places, test_points};
 use crate::git::{Cut, Ingested, RefEdit, SetOutcome, Store, hooks};
 
 /// Names the life of a repository, beside Git's own files. Written last when a repository is made.
-const LIFE: &str = "refrain-incarnation";
+pub(crate) const LIFE: &str = "refrain-incarnation";
 
 /// One site's repositories.
 #[derive(Clone)]
@@ -23,13 +23,24 @@ pub(super) struct GitPort {
     places: Arc<Places>,
     facts: mpsc::UnboundedSender<Fact>,
     stores: Arc<Mutex<BTreeMap<RepoName, Arc<Store>>>>,
+    pub(super) gates: Gates,
+}
+
+/// A gate a repository: orders pass it together, repacking alone.
+#[derive(Clone, Default)]
+pub(super) struct Gates(Arc<Mutex<BTreeMap<PathBuf, Arc<RwLock<()>>>>>);
+
+impl Gates {
+    pub(super) fn of(&self, path: &Path) -> Arc<RwLock<()>> {
+        self.0.lock().expect("no thread panics while it holds the map").entry(path.to_path_buf()).or_default().clone()
+    }
 }
 
 impl GitPort {
     pub(super) fn new(places: Places, facts: mpsc::UnboundedSender<Fact>) -> Result<Self> {
         let repos = places.repos.canonicalize().with_context(|| format!("cannot find {}", places.repos.display()))?;
         let places = Arc::new(Places { repos, ..places });
-        Ok(Self { places, facts, stores: Arc::default() })
+        Ok(Self { places, facts, stores: Arc::default(), gates: Gates::default() })
     }
 
     fn path(&self, repo: &RepoName) -> PathBuf {
@@ -44,10 +55,17 @@ impl GitPort {
                 tracing::info!("{line}");
             }
             if path.join(LIFE).exists() {
-                hooks::install(&path, &self.places.exe, &self.places.socket)?;
+                // Without a child process each, since there may be many; upkeep looks closer at once.
+                if let Err(why) = hooks::install(&path, &self.places.exe, &self.places.socket) {
+                    tracing::error!("{why:#}");
+                }
             }
         }
         Ok(())
+    }
+
+    pub(super) fn places(&self) -> &Places {
+        &self.places
     }
 
     pub(super) fn execute(&self, effect: GitEffect) {
@@ -61,7 +79,17 @@ impl GitPort {
                 GitEffect::Fetch { .. } | GitEffect::EnsureRepo { .. } => "other",
             };
             test_points::pass(&format!("before-{place}"));
+            let gate = match &effect {
+                GitEffect::Prepare { repo, .. }
+                | GitEffect::Receive { repo, .. }
+                | GitEffect::SetRefs { repo, .. }
+                | GitEffect::EnsureRepo { repo, .. } => Some(port.gates.of(&port.path(repo))),
+                // Flushing changes nothing that repacking minds.
+                GitEffect::Flush { .. } | GitEffect::Fetch { .. } => None,
+            };
+            let passing = gate.as_ref().map(|gate| gate.read().unwrap_or_else(std::sync::PoisonError::into_inner));
             let input = port.answer(effect);
+            drop(passing);
             test_points::pass(&format!("after-{place}"));
             // A daemon that has ended waits for no answer.
             let _ = port.facts.send(Fact::Input(Input::Git(input)));
@@ -272,4 +300,14 @@ fn repositories(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The repositories below `dir` that are ours.
+pub(super) fn managed(dir: &Path) -> Result<Vec<PathBuf>> {
+    Ok(repositories(dir)?.into_iter().filter(|path| path.join(LIFE).exists()).collect())
+}
+
+/// How many repositories below `dir` are ours.
+pub fn count_repositories(dir: &Path) -> Result<usize> {
+    Ok(managed(dir)?.len())
 }

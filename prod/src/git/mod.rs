@@ -91,6 +91,7 @@ pub fn require_git() -> anyhow::Result<()> {
 
 /// The third word's first two numbers: Apple says `git version 2.39.5 (Apple Git-154)`.
 fn version(text: &str) -> (u32, u32) {
-    let mut numbers = text.split_whitespace().nth(2).unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
+    let mut numbers =
+        text.split_whitespace().nth(2).unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -1,7 +1,7 @@
 //! Reading a partition's segments back after a stop of any kind.
 //!
-//! Promises to tell a torn tail, which a crash leaves and which was never acknowledged, from damage, which it refuses to
-//! pass over. Changes files only to cut such a tail off.
+//! Promises to tell a torn tail, which a crash leaves and which was never acknowledged, from damage, which it refuses
+//! to pass over. Changes files only to cut such a tail off.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! The format of segment files: a header, then frames.
 //!
-//! Pure: bytes in, values out. A frame is `length u32 · crc32 u32 · offset u64 · time u64 · batch u64 · key length u32 ·
-//! key · value`, little-endian; the length counts what follows the checksum, and the checksum covers that. `batch` is
-//! the offset of the first record that was flushed together with this one: all before it was durable already.
+//! Pure: bytes in, values out. A frame is `length u32 · crc32 u32 · offset u64 · time u64 · batch u64 · key length
+//! u32 · key · value`, little-endian; the length counts what follows the checksum, and the checksum covers that.
+//! `batch` is the offset of the first record that was flushed together with this one: all before it was durable
+//! already.
 
 use std::sync::Arc;
 
@@ -86,7 +87,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Frame> {
     Some(Frame { record, batch: u64_at(body, 16)?, len: FRAME_HEAD + length })
 }
 
-/// The offset that a frame at the start of `bytes` would have, without checking it: enough to skip most of what is none.
+/// The offset that a frame at the start of `bytes` would have, without checking it: enough to skip most of what is
+/// none.
 pub(super) fn offset_claimed(bytes: &[u8]) -> Option<u64> {
     u64_at(bytes, FRAME_HEAD)
 }

@@ -1,0 +1,125 @@
+//! Upkeep of a site's repositories, every 10 s: hooks and settings are put right, and what has grown is repacked.
+//!
+//! Promises that a repository is never repacked while an order of the core is carried out in it, and that nothing
+//! younger than two weeks is pruned. Git's own gc is off in every repository that this site made.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Places;
+use super::git::{GitPort, managed};
+use crate::git::hooks;
+
+const EVERY: Duration = Duration::from_secs(10);
+/// Rounds between two looks at what time stamps do not show, as the system's own Git configuration: 10 minutes.
+const FULL_ROUNDS: u32 = 60;
+/// Git's own `gc.auto` and `gc.autoPackLimit`.
+const LOOSE_MAX: usize = 6_700;
+const PACKS_MAX: usize = 50;
+/// Git's own `gc.pruneExpire`: a push that was not decided yet may need what no ref holds.
+const PRUNE_AGE: &str = "2.weeks.ago";
+
+/// Goes on until the site ends.
+pub(super) async fn run(port: GitPort) {
+    let mut seen = BTreeMap::new();
+    for round in 0u32.. {
+        let port = port.clone();
+        let full = round % FULL_ROUNDS == FULL_ROUNDS - 1;
+        let done = tokio::task::spawn_blocking(move || {
+            if let Err(why) = look(&port, &mut seen, full) {
+                tracing::warn!("upkeep: {why:#}");
+            }
+            seen
+        });
+        match done.await {
+            Ok(back) => seen = back,
+            Err(_) => return,
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+type Stamp = [Option<(u64, i64, i64)>; 3];
+
+fn look(port: &GitPort, seen: &mut BTreeMap<PathBuf, Stamp>, full: bool) -> Result<()> {
+    let paths = managed(&port.places().repos)?;
+    seen.retain(|path, _| paths.binary_search(path).is_ok());
+    for path in paths {
+        if full || seen.get(&path) != Some(&stamp(&path)) {
+            check_hooks(&path, port.places());
+            seen.insert(path.clone(), stamp(&path));
+        }
+        if let Some(why) = has_grown(&path) {
+            let gate = port.gates.of(&path);
+            // Busy now: the next round will do.
+            let Ok(_alone) = gate.try_write() else { continue };
+            let begun = std::time::Instant::now();
+            match repack(&path) {
+                Ok(()) => tracing::info!("{}: repacked ({why}) in {:.1?}", path.display(), begun.elapsed()),
+                Err(error) => tracing::warn!("{}: {why}, and repacking failed: {error:#}", path.display()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What shows that settings, hook or hooks directory may have changed.
+fn stamp(path: &Path) -> Stamp {
+    ["config", "hooks", "hooks/proc-receive"].map(|name| {
+        let meta = std::fs::symlink_metadata(path.join(name)).ok()?;
+        Some((meta.ino(), meta.ctime(), meta.ctime_nsec()))
+    })
+}
+
+/// Puts right what would let pushes pass the daemon by, and says so.
+fn check_hooks(path: &Path, places: &Places) {
+    let verified = || hooks::verify(path, &places.exe, &places.socket);
+    let problems = verified().unwrap_or_else(|why| vec![format!("{why:#}")]);
+    if problems.is_empty() {
+        return;
+    }
+    let installed = hooks::install(path, &places.exe, &places.socket);
+    let left = verified().unwrap_or_else(|why| vec![format!("{why:#}")]);
+    for problem in problems.iter().filter(|problem| !left.contains(problem)) {
+        tracing::warn!("put right: {problem}");
+    }
+    for problem in left {
+        tracing::error!("{problem}");
+    }
+    if let Err(why) = installed {
+        tracing::error!("{why:#}");
+    }
+}
+
+/// Why a repository should be repacked. Loose objects are counted as Git does: one of 256 directories stands for all.
+fn has_grown(path: &Path) -> Option<String> {
+    let count = |dir: &str, wanted: &dyn Fn(&str) -> bool| {
+        let entries = std::fs::read_dir(path.join(dir)).into_iter().flatten().flatten();
+        entries.filter(|entry| wanted(&entry.file_name().to_string_lossy())).count()
+    };
+    let packs = count("objects/pack", &|name| name.ends_with(".pack"));
+    if packs > PACKS_MAX {
+        return Some(format!("{packs} packs"));
+    }
+    let loose = count("objects/17", &|name| name.len() == 38) * 256;
+    (loose > LOOSE_MAX).then(|| format!("about {loose} loose objects"))
+}
+
+fn repack(path: &Path) -> Result<()> {
+    git(path, &["repack", "-q", "-d", "-l", "-A", &format!("--unpack-unreachable={PRUNE_AGE}")])?;
+    git(path, &["prune", &format!("--expire={PRUNE_AGE}")])
+}
+
+fn git(path: &Path, args: &[&str]) -> Result<()> {
+    let mut git = Command::new("git");
+    git.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", path);
+    git.env("LC_ALL", "C").env("GIT_NO_REPLACE_OBJECTS", "1").args(["-c", "safe.directory=*", "--git-dir"]).arg(path);
+    let output = git.args(args).stdin(Stdio::null()).output().context("git could not be started")?;
+    ensure!(output.status.success(), "git {}: {}", args[0], String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! The pages that machines ask: readiness, status, metrics. What is not known is null, or left out.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+
+use super::Serving;
+use crate::driver::{Asker, PartitionReply, StatusReply};
+
+pub(super) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether a push to the site would succeed now, or why not.
+pub(super) async fn readiness(site: &Asker) -> Result<(), String> {
+    let Some(status) = site.status().await else { return Err("the site has stopped".into()) };
+    if let Some((at, why)) = status.partitions.iter().find_map(|it| Some((it.partition, it.stopped.as_ref()?))) {
+        return Err(format!("partition {at} has stopped: {why}"));
+    }
+    if status.ready { Ok(()) } else { Err("this site is still applying earlier pushes".into()) }
+}
+
+/// `status --json` of the interface: this process's sites by themselves, other members as this site knows them.
+pub(super) async fn status(serving: &Serving) -> String {
+    let own = serving.own.status().await;
+    let mut sites = Vec::new();
+    for member in own.iter().flat_map(|own| &own.members) {
+        let of_this_process = serving.all.iter().find(|site| site.site().as_str() == member.name);
+        let (reachable, partitions) = match of_this_process {
+            Some(site) => {
+                let status = site.status().await;
+                let partitions = status.as_ref().map_or(&[][..], |status| &status.partitions);
+                (json!(status.is_some()), partitions.iter().map(partition).collect())
+            }
+            None => (Value::Null, member.partitions.iter().map(partition).collect::<Vec<_>>()),
+        };
+        sites.push(
+            json!({"name": member.name, "state": member.state, "reachable": reachable, "partitions": partitions}),
+        );
+    }
+    if own.is_none() {
+        let name = serving.own.site().as_str();
+        sites.push(json!({"name": name, "state": null, "reachable": false, "partitions": []}));
+    }
+    let repos = serving.repos.clone();
+    let count = tokio::task::spawn_blocking(move || crate::driver::count_repositories(&repos)).await;
+    let count = count.ok().and_then(Result::ok);
+    json!({"sites": sites, "repositories": count}).to_string()
+}
+
+fn partition(it: &PartitionReply) -> Value {
+    json!({
+        "partition": it.partition,
+        "applied": it.applied,
+        "end": it.end,
+        "lag_messages": it.lag_messages,
+        "lag_seconds": it.lag_ms.map(seconds),
+        "parked": it.parked,
+    })
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1e3
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Lane {
+    site: String,
+    partition: u32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    site: String,
+    result: String,
+}
+
+/// The site's numbers, in the text form of OpenMetrics.
+pub(super) async fn metrics(site: &Asker) -> String {
+    let mut registry = Registry::default();
+    let pushes = Family::<Outcome, Counter>::default();
+    for (result, count) in site.pushes() {
+        let labels = Outcome { site: site.site().to_string(), result };
+        pushes.get_or_create(&labels).inc_by(count);
+    }
+    registry.register("refrain_pushes", "Pushes answered, by ok or the first reason", pushes);
+    let status = site.status().await.unwrap_or_default();
+    gauges(&mut registry, site, &status);
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => text,
+        Err(_) => "# EOF\n".into(),
+    }
+}
+
+fn gauges(registry: &mut Registry, site: &Asker, status: &StatusReply) {
+    let seconds_behind = Family::<Lane, Gauge<f64, AtomicU64>>::default();
+    let messages = Family::<Lane, Gauge>::default();
+    let parked = Family::<Lane, Gauge>::default();
+    let ready: Gauge = Gauge::default();
+    ready.set(i64::from(status.ready));
+    for it in &status.partitions {
+        let lane = Lane { site: site.site().to_string(), partition: it.partition };
+        if let Some(ms) = it.lag_ms {
+            seconds_behind.get_or_create(&lane).set(seconds(ms));
+        }
+        if let Some(count) = it.lag_messages {
+            messages.get_or_create(&lane).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        if let Some(count) = it.parked {
+            parked.get_or_create(&lane).set(i64::from(count));
+        }
+    }
+    registry.register("refrain_ready", "1 when a push to this site would succeed now", ready);
+    registry.register("refrain_lag_seconds", "Age of the first record that is not applied", seconds_behind);
+    registry.register("refrain_lag_messages", "Records that are not applied", messages);
+    registry.register("refrain_parked", "Updates whose objects cannot be had for now", parked);
+}

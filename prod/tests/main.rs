@@ -1,0 +1,15 @@
+//! Tests of the real `refrain` binary with the real `git`: pushes, refusals, kills, and what is left afterwards.
+
+mod checker;
+mod client;
+mod demo;
+mod http;
+mod kill;
+#[cfg(debug_assertions)]
+mod points;
+mod pushes;
+mod rebuild;
+mod serve;
+mod settings;
+mod upkeep;
+mod world;

@@ -1,0 +1,68 @@
+//! `refrain repo set`: configuration in order with the pushes.
+
+use crate::checker::settled;
+use crate::client::Client;
+use crate::world::{Daemon, World, eventually, text};
+
+fn world_with_topic() -> (World, Daemon, Client) {
+    let world = World::new();
+    let daemon = world.serve();
+    world.create("r");
+    let ann = world.client("ann", "r");
+    ann.commit("a", "one");
+    ann.commit("a", "two");
+    ann.push("ams", &["main", "main:topic"]).expect_ok();
+    settled(&world, "r");
+    (world, daemon, ann)
+}
+
+fn set(world: &World, args: &[&str]) {
+    let mut all = vec!["repo", "set", "r"];
+    all.extend(args);
+    let done = world.refrain(&all);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+}
+
+#[test]
+fn a_read_only_repository_refuses_with_its_reason_until_it_is_read_write_again() {
+    let (world, _daemon, ann) = world_with_topic();
+    set(&world, &["--read-only", "moving house"]);
+    ann.commit("a", "three");
+    for site in ["ams", "sfo", "syd"] {
+        let pushed = ann.push(site, &["main"]);
+        pushed.expect_refused("refs/heads/main", "read only:");
+        assert!(pushed.refusal("refs/heads/main").is_some_and(|why| why.contains("moving house")), "{pushed:?}");
+    }
+    set(&world, &["--read-write"]);
+    ann.push("syd", &["main"]).expect_ok();
+    settled(&world, "r");
+}
+
+#[test]
+fn deletions_and_forced_updates_are_denied_on_order() {
+    let (world, _daemon, ann) = world_with_topic();
+    set(&world, &["--deny-deletes", "on", "--deny-non-fast-forwards", "on"]);
+    ann.push("sfo", &["--delete", "topic"]).expect_refused("refs/heads/topic", "denied:");
+    ann.run(&["reset", "-q", "--hard", "HEAD~1"]);
+    ann.commit("a", "another two");
+    ann.push("syd", &["--force", "main:topic"]).expect_refused("refs/heads/topic", "denied:");
+    set(&world, &["--deny-deletes", "off", "--deny-non-fast-forwards", "off"]);
+    ann.push("syd", &["--force", "main:topic"]).expect_ok();
+    settled(&world, "r");
+    ann.push("sfo", &["--delete", "topic"]).expect_ok();
+    settled(&world, "r");
+}
+
+#[test]
+fn head_moves_at_every_site_and_guards_its_new_branch() {
+    let (world, _daemon, ann) = world_with_topic();
+    set(&world, &["--head", "refs/heads/topic"]);
+    for site in ["ams", "sfo", "syd"] {
+        eventually("HEAD follows", || {
+            text(&world.git_at(site, "r", &["symbolic-ref", "HEAD"]).stdout).trim() == "refs/heads/topic"
+        });
+    }
+    ann.push("ams", &["--delete", "topic"]).expect_refused("refs/heads/topic", "denied:");
+    ann.push("ams", &["--delete", "main"]).expect_ok();
+    settled(&world, "r");
+}
