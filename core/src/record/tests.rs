@@ -62,8 +62,9 @@ proptest! {
 
 fn line(kind: &str, extra: &str, body: &str) -> Vec<u8> {
     format!(
-        r#"{{"v":1,"kind":"{kind}",{extra}"site":"ams","instance":"{:032x}","epoch":1,"seq":1,"time":0,"pack":0,"body":{body}}}"#,
-        5
+        r#"{{"v":1,"kind":"{kind}",{extra}"site":"ams","instance":"{:032x}","epoch":1,"seq":1,{rest}"body":{body}}}"#,
+        5,
+        rest = r#""time":0,"pack":0,"#
     )
     .into_bytes()
     .into_iter()
@@ -93,7 +94,8 @@ fn what_the_rules_do_not_know_is_malformed() {
     assert!(why(&line("barrier", "", r#"{"more":1}"#)).contains("unknown field"));
     assert!(why(&line("barrier", r#""repo":"demo","#, "{}")).contains("scope"));
     assert!(why(&line("push", "", r#"{"atomic":false,"updates":[],"haves":[],"base":0}"#)).contains("no updates"));
-    let twice = r#"{"atomic":false,"updates":[{"ref":"refs/heads/a","old":null,"new":null},{"ref":"refs/heads/a","old":null,"new":null}],"haves":[],"base":0}"#;
+    let update = r#"{"ref":"refs/heads/a","old":null,"new":null}"#;
+    let twice = &format!(r#"{{"atomic":false,"updates":[{update},{update}],"haves":[],"base":0}}"#);
     assert!(why(&line("push", r#""repo":"demo","#, twice)).contains("named twice"));
     let reserved =
         r#"{"atomic":false,"updates":[{"ref":"refs/refrain/keep/1","old":null,"new":null}],"haves":[],"base":0}"#;

@@ -48,7 +48,9 @@ impl Bench {
             let (mine, theirs) =
                 (self.dir.join(&me.name).join(".git/here"), self.dir.join(&them.name).join(".git/here"));
             let script = format!(
-                "#!/bin/sh\n: > '{}'\nn=0\nwhile [ ! -e '{}' ] && [ $n -lt 500 ]; do n=$((n+1)); sleep 0.01; done\nexit 0\n",
+                "#!/bin/sh\n: > '{}'\nn=0\n\
+                 while [ ! -e '{}' ] && [ $n -lt 500 ]; do n=$((n+1)); sleep 0.01; done\n\
+                 exit 0\n",
                 mine.display(),
                 theirs.display()
             );

@@ -70,7 +70,8 @@ pub(super) fn recover(dir: &Path, id: u128) -> Result<Recovered> {
         let bytes = fs::read(path).map_err(io(format!("{} cannot be read", path.display())))?;
         if bytes.get(..HEADER_BYTES) != Some(&segment::header(id, *base)[..]) {
             if last && never_used(&bytes) {
-                tracing::warn!(file = %path.display(), "segment without a whole header removed: a crash at its creation");
+                let file = path.display();
+                tracing::warn!(%file, "segment without a whole header removed: a crash at its creation");
                 fs::remove_file(path).map_err(io(format!("{} cannot be removed", path.display())))?;
                 continue;
             }
