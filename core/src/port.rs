@@ -298,7 +298,7 @@ pub(crate) enum Owner {
     Probe(Partition),
     /// The last folded record, to recognise the log by.
     Recognise(Partition),
-    ReadPack(Partition, Offset),
+    ReadPack(Partition, RepoName, Offset),
     ReadProgress,
     ReadPublished,
     FoldTable(Partition),

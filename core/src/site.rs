@@ -211,9 +211,9 @@ impl Site {
                 Some(Owner::Recognise(partition)) => {
                     self.with(partition, |part, out, _| part.recognised(out, &records, end, start));
                 }
-                Some(Owner::ReadPack(partition, offset)) => {
+                Some(Owner::ReadPack(partition, repo, offset)) => {
                     let pack = pack_at(&records, offset);
-                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, offset, pack));
+                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, pack));
                 }
                 Some(Owner::ReadProgress) => self.heard(records, next, end),
                 Some(Owner::ReadPublished) => self.aggregator.published(op, records, next, end),
@@ -228,8 +228,8 @@ impl Site {
                 Some(Owner::Recognise(partition)) => {
                     self.with(partition, |part, _, _| part.read_failed(now));
                 }
-                Some(Owner::ReadPack(partition, offset)) => {
-                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, offset, None));
+                Some(Owner::ReadPack(partition, repo, offset)) => {
+                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, None));
                 }
                 Some(Owner::ReadProgress) => {
                     self.progress_reading = false;

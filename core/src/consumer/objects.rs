@@ -49,23 +49,27 @@ impl Consumer {
 
     fn read_pack(&mut self, out: &mut Out, repo: &RepoName, offset: Offset) {
         self.busy(repo, offset);
-        let op = out.ask(Owner::ReadPack(self.partition, offset));
+        let op = out.ask(Owner::ReadPack(self.partition, repo.clone(), offset));
         let topic = Topic::PushData(self.partition);
         out.log(LogEffect::Read { op, topic, from: offset, max: 1, wait: false });
     }
 
     /// The record at `offset` was read again, for its pack; `None` if it could not be.
-    pub(crate) fn pack_read(&mut self, now: Now, out: &mut Out, offset: Offset, pack: Option<Pack>) {
-        let Some(repo) = self.pending.get(&offset).and_then(|it| it.push()).map(|push| push.repo.clone()) else {
-            return;
-        };
+    pub(crate) fn pack_read(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, pack: Option<Pack>) {
+        if !self.pending.contains_key(&offset) {
+            // A later push overtook it meanwhile; the repository must not go on waiting for it.
+            if let Some(entry) = self.repos.get_mut(repo) {
+                entry.receiving = false;
+            }
+            return self.pump(now, out, repo);
+        }
         match pack {
             Some(pack) => {
                 let pending = self.pending.get_mut(&offset).expect("found above");
                 pending.source = Source::Inline(pack.clone());
-                self.ask_receive(out, &repo, offset, Some(pack).filter(|pack| !pack.is_empty()));
+                self.ask_receive(out, repo, offset, Some(pack).filter(|pack| !pack.is_empty()));
             }
-            None => self.try_later(now, out, &repo, offset),
+            None => self.try_later(now, out, repo, offset),
         }
     }
 
