@@ -1,0 +1,66 @@
+//! What each daemon has claimed in its reports so far, kept as what is still open below its mark.
+//!
+//! A claim is for ever: what was durable once is. Later reports may name less (their lists are bounded).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use refrain_core::ids::{Instance, Offset, Partition};
+use refrain_core::names::SiteId;
+use refrain_core::progress::{Mark, Report};
+
+use crate::naive::Naive;
+
+/// Accepted pushes below `next` are claimed, but for the open ones.
+#[derive(Debug, Default)]
+struct Done {
+    next: Offset,
+    open: BTreeSet<Offset>,
+}
+
+/// By site, start and partition.
+#[derive(Debug, Default)]
+pub(super) struct Claims(BTreeMap<(SiteId, Instance, Partition), Done>);
+
+impl Claims {
+    /// Takes a report; gives the accepted pushes that it claims and none of this start claimed before.
+    pub(super) fn add(
+        &mut self,
+        naive: &Naive,
+        report: &Report,
+        claims: impl Fn(&Mark, Offset) -> bool,
+    ) -> Vec<(Partition, Offset)> {
+        let mut fresh = Vec::new();
+        for (partition, mark) in &report.partitions {
+            let done = self.0.entry((report.site.clone(), report.instance, *partition)).or_default();
+            if done.open.is_empty() && mark.next <= done.next {
+                continue;
+            }
+            if mark.next > done.next {
+                let new = naive.accepted_between(*partition, done.next, mark.next);
+                done.open.extend(new.map(|decision| decision.offset));
+                done.next = mark.next;
+            }
+            let claimed: Vec<Offset> = done.open.iter().copied().filter(|offset| claims(mark, *offset)).collect();
+            for offset in claimed {
+                done.open.remove(&offset);
+                fresh.push((*partition, offset));
+            }
+        }
+        fresh
+    }
+
+    /// Whether one of the site's starts that `counts` has claimed the record at `offset`.
+    pub(super) fn hold(
+        &self,
+        site: &SiteId,
+        partition: Partition,
+        offset: Offset,
+        counts: impl Fn(Instance) -> bool,
+    ) -> bool {
+        let all = (site.clone(), Instance(0), Partition(0))..;
+        let of_site = self.0.range(all).take_while(|((at, _, _), _)| at == site);
+        of_site
+            .filter(|((_, instance, at), _)| *at == partition && counts(*instance))
+            .any(|(_, done)| offset < done.next && !done.open.contains(&offset))
+    }
+}

@@ -1,0 +1,80 @@
+//! A site's memory is bounded by what is under way, never by how many refs, repositories or records there are.
+//!
+//! Catches caches that keep what is durable, and lists that only grow.
+
+use std::collections::BTreeMap;
+
+use refrain_core::config::{EXCEPTIONS_MAX, PENDING_MAX};
+use refrain_core::names::SiteId;
+
+use super::broken;
+use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
+
+const NAME: &str = "memory-bounded";
+
+/// Whatever happens, entries in memory for each partition: pending work and what hangs on it (a journal key, a
+/// repository, three table entries an update), one batch of records, and bounded lists.
+const PARTITION_MAX: usize = 6 * PENDING_MAX;
+/// A site that has had nothing under way for so long holds bounded lists only.
+const IDLE_TICKS: u32 = 30;
+/// Overtaken offsets, published offsets beyond the mark, and publications that wait for a silent member.
+const IDLE_PARTITION_MAX: usize = 2 * EXCEPTIONS_MAX + 256;
+/// What was last heard of each site.
+const IDLE_SITE_MAX: usize = 256;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct MemoryBounded {
+    idle: BTreeMap<SiteId, u32>,
+}
+
+impl Invariant for MemoryBounded {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn promise(&self) -> &'static str {
+        "what a daemon holds in memory is bounded by what is under way"
+    }
+
+    fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
+        if !matches!(event, Event::Tick | Event::AtRest) {
+            return Vec::new();
+        }
+        let partitions = seen.naive.partitions.len();
+        seen.sites.iter().filter_map(|(site, view)| self.site(site, view, partitions)).collect()
+    }
+}
+
+impl MemoryBounded {
+    fn site(&mut self, site: &SiteId, view: &SiteView, partitions: usize) -> Option<Violation> {
+        if !view.up {
+            self.idle.remove(site);
+            return None;
+        }
+        // What a refused push had read stays until the next commit, a heartbeat away.
+        let most = IDLE_SITE_MAX + partitions * IDLE_PARTITION_MAX;
+        let idle = self.idle.entry(site.clone()).or_default();
+        *idle = if view.in_flight == 0 && view.held > most { *idle + 1 } else { 0 };
+        let max = if *idle > IDLE_TICKS { most } else { partitions * PARTITION_MAX };
+        let what = format!("{site} holds {} entries with {} under way; {max} are allowed", view.held, view.in_flight);
+        (view.held > max).then(|| broken(NAME, what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariants::testing::{World, run};
+
+    #[test]
+    fn an_idle_site_that_holds_more_and_more_is_found() {
+        for (held, in_flight, found) in [(100, 0, 0), (2_000, 1, 0), (2_000, 0, 1), (1_000_000, 1, 1)] {
+            let mut world = World::opened(&["ams"]);
+            let site = SiteId::parse("ams").expect("valid");
+            world.seen.sites.insert(site, SiteView { up: true, held, in_flight, ..SiteView::default() });
+            let violations = run(&mut MemoryBounded::default(), &world, &vec![Event::Tick; 32]);
+            assert_eq!(violations.is_empty(), found == 0, "{held} {in_flight}");
+        }
+    }
+}

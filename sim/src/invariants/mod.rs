@@ -1,0 +1,73 @@
+//! The promises, one file each. Each sees what [`crate::observed`] shows and nothing of the core's own state.
+//!
+//! An invariant keeps what it needs to answer from the one event at hand, because it is asked after every event of
+//! every run. None trusts another to have run before it.
+
+mod acknowledged_survives;
+mod aggregated_after_all;
+mod aggregated_once;
+mod at_rest;
+mod exactly_one_speaker;
+mod memory_bounded;
+mod no_ref_goes_back;
+mod nothing_reported_undurable;
+mod ok_as_promised;
+mod one_history_per_ref;
+mod record_closed;
+mod refs_after_objects;
+mod refused_stays_refused;
+mod shown_when_replicated;
+mod sites_judge_alike;
+
+mod claims;
+mod places;
+mod pushes;
+#[cfg(test)]
+mod testing;
+mod walk;
+
+use crate::observed::{Invariant, Violation};
+
+/// Every promise, fresh, for one run.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<acknowledged_survives::AcknowledgedSurvives>::default(),
+        Box::<refused_stays_refused::RefusedStaysRefused>::default(),
+        Box::<ok_as_promised::OkAsPromised>::default(),
+        Box::new(one_history_per_ref::OneHistoryPerRef),
+        Box::<sites_judge_alike::SitesJudgeAlike>::default(),
+        Box::<exactly_one_speaker::ExactlyOneSpeaker>::default(),
+        Box::new(record_closed::RecordClosed),
+        Box::<refs_after_objects::RefsAfterObjects>::default(),
+        Box::<no_ref_goes_back::NoRefGoesBack>::default(),
+        Box::<shown_when_replicated::ShownWhenReplicated>::default(),
+        Box::<nothing_reported_undurable::NothingReportedUndurable>::default(),
+        Box::<aggregated_after_all::AggregatedAfterAll>::default(),
+        Box::<aggregated_once::AggregatedOnce>::default(),
+        Box::<memory_bounded::MemoryBounded>::default(),
+        Box::new(at_rest::AtRest),
+    ]
+}
+
+/// Names and promises, for `list invariants`.
+pub fn names() -> Vec<(&'static str, &'static str)> {
+    all().iter().map(|invariant| (invariant.name(), invariant.promise())).collect()
+}
+
+fn broken(invariant: &'static str, what: String) -> Violation {
+    Violation { invariant, what }
+}
+
+/// A value for people: seven digits, or that there is none.
+fn short(value: Option<refrain_core::ids::Oid>) -> String {
+    value.map_or_else(|| "absent".to_string(), |oid| oid.short())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_promise_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = super::names().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), super::all().len());
+    }
+}

@@ -1,0 +1,169 @@
+//! What a site reports as applied or staged is durable there: a power failure in the very moment of the report would
+//! leave the refs at that value or a later one, and all that they need.
+//!
+//! Catches progress reported before the flush, a parked update that was skipped, and a journal ahead of what it holds.
+
+use std::collections::BTreeSet;
+
+use refrain_core::ids::{Instance, Offset, Partition};
+use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::progress::Report;
+
+use super::claims::Claims;
+use super::places::{place_after, place_from};
+use super::pushes::judged_updates;
+use super::walk::{Of, Proofs};
+use super::{broken, short};
+use crate::naive::Decision;
+use crate::observed::{Event, Invariant, Observed, Violation};
+
+const NAME: &str = "nothing-reported-undurable";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct NothingReportedUndurable {
+    applied: Claims,
+    staged: Claims,
+    proofs: Proofs,
+    /// Starts whose disk was lost afterwards: a report may still arrive from the log.
+    lost: BTreeSet<Instance>,
+    /// Refs that were ever changed behind a daemon's back: no flush of the daemon's made them so.
+    foreign: BTreeSet<(SiteId, RepoName, RefName)>,
+}
+
+impl Invariant for NothingReportedUndurable {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn promise(&self) -> &'static str {
+        "whatever a report says is applied or staged would survive a power failure at that site"
+    }
+
+    fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
+        match event {
+            Event::Reported { site, report } if !self.elsewhere(seen, report.instance) => {
+                self.reported(seen, site, report)
+            }
+            Event::DiskLost { site } => {
+                let pairs = seen.daemons.values().filter(|(at, ..)| at == site);
+                self.lost.extend(pairs.map(|(_, _, instance)| *instance));
+                self.proofs.forget(site);
+                Vec::new()
+            }
+            Event::Stopped { site, power: true, .. } => {
+                self.proofs.forget(site);
+                Vec::new()
+            }
+            Event::RefSet { site, repo, name, foreign: true, .. } => {
+                self.foreign.insert((site.clone(), repo.clone(), name.clone()));
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl NothingReportedUndurable {
+    /// The disk that the report is about is not the one to be seen: lost since, or that of a copied machine.
+    fn elsewhere(&self, seen: &Observed, instance: Instance) -> bool {
+        let of_copy = |daemon| seen.daemons.get(daemon).is_some_and(|(.., it)| *it == instance);
+        self.lost.contains(&instance) || seen.shadows.iter().any(of_copy)
+    }
+
+    fn reported(&mut self, seen: &Observed, site: &SiteId, report: &Report) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let applied = self.applied.add(&seen.naive, report, |mark, offset| mark.applied(offset));
+        for (partition, offset) in applied {
+            found.extend(self.applied(seen, site, partition, offset));
+        }
+        let staged = self.staged.add(&seen.naive, report, |mark, offset| mark.staged(offset));
+        for (partition, offset) in staged {
+            let open = |mark: &refrain_core::progress::Mark| !mark.applied(offset);
+            if report.partitions.get(&partition).is_some_and(open) {
+                found.extend(self.staged(seen, site, partition, offset));
+            }
+        }
+        found
+    }
+
+    fn applied(&mut self, seen: &Observed, site: &SiteId, partition: Partition, offset: Offset) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let Some((decision, repo)) = push_at(seen, partition, offset) else { return found };
+        let view = seen.sites.get(site).and_then(|site| site.repos.get(repo));
+        for (update, _) in judged_updates(decision).filter(|(_, word)| *word == "accepted") {
+            let history = seen.naive.history(repo, &update.name);
+            let value = view.and_then(|view| view.durable_refs.get(&update.name)).copied();
+            let foreign = || self.foreign.contains(&(site.clone(), repo.clone(), update.name.clone()));
+            let what = format_args!("{site} reports partition {partition} offset {offset} as applied");
+            if place_from(history, place_after(history, offset), value).is_none() {
+                if !foreign() {
+                    let (name, new) = (&update.name, short(update.new));
+                    let what = format!("{what}, which set {repo} {name} to {new}; durable there is {}", short(value));
+                    found.push(broken(NAME, what));
+                }
+            } else if let Some(tip) = value
+                && let Some(missing) = self.proofs.missing(seen, Of::Durable, (site, repo), tip)
+            {
+                found.push(broken(NAME, format!("{what}; of {repo} {} object {missing} is not durable", update.name)));
+            }
+        }
+        found
+    }
+
+    fn staged(&mut self, seen: &Observed, site: &SiteId, partition: Partition, offset: Offset) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let Some((decision, repo)) = push_at(seen, partition, offset) else { return found };
+        for (update, _) in judged_updates(decision).filter(|(_, word)| *word == "accepted") {
+            // What a later push replaced may have been let go since the report was written.
+            let newest = seen.naive.history(repo, &update.name).last().is_some_and(|(at, _)| *at == offset);
+            let Some(tip) = update.new.filter(|_| newest) else { continue };
+            if let Some(missing) = self.proofs.missing(seen, Of::Durable, (site, repo), tip) {
+                let what = format!("{site} reports partition {partition} offset {offset} as staged");
+                found.push(broken(NAME, format!("{what}; of {repo} {} object {missing} is not durable", update.name)));
+            }
+        }
+        found
+    }
+}
+
+/// A push to a repository that still lives: the end of a life voids what is pending in it, whatever Git shows.
+fn push_at(seen: &Observed, partition: Partition, offset: Offset) -> Option<(&Decision, &RepoName)> {
+    let decision = seen.naive.decision(partition, offset).filter(|_| seen.naive.is_current(partition, offset))?;
+    Some((decision, decision.record.as_ref()?.header.repo.as_ref()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariants::testing::{World, absent, run, update, value};
+
+    #[test]
+    fn a_report_of_what_a_power_failure_would_take_is_found() {
+        let mut world = World::opened(&["ams"]);
+        world.object(1, &[]);
+        let offset = world.end();
+        world.push("ams", false, &[update("a", absent(), value(1))]);
+        world.store("ams", &[1]);
+        world.show("ams", "a", value(1));
+        let open = world.report("ams", 100, &[offset]);
+        let done = world.report("ams", 100, &[]);
+        assert_eq!(run(&mut NothingReportedUndurable::default(), &world, std::slice::from_ref(&open)), []);
+        assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[open, done.clone()]).len(), 1);
+        world.flush("ams");
+        assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[done]), []);
+    }
+
+    #[test]
+    fn a_durable_ref_without_durable_objects_is_found() {
+        let mut world = World::opened(&["ams"]);
+        world.object(11, &[]);
+        world.object(1, &[11]);
+        world.push("ams", false, &[update("a", absent(), value(1))]);
+        world.store("ams", &[1]);
+        world.show("ams", "a", value(1));
+        world.flush("ams");
+        let report = world.report("ams", 100, &[]);
+        assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[report]).len(), 1);
+    }
+}

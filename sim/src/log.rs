@@ -1,0 +1,222 @@
+//! The simulated log: topics with offsets, a high watermark, gaps, and readers that wait.
+//!
+//! Leaders and in-sync replicas are abstracted to this: a value becomes durable, gets its offset and is readable at one
+//! moment, some time after it was sent; whether its producer hears of it is another matter. What is below the high
+//! watermark is never lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use refrain_core::aggregator::Published;
+use refrain_core::ids::{Offset, Op};
+use refrain_core::port::{Read, Topic, Value};
+use refrain_core::progress::Report;
+use refrain_core::record;
+
+/// Reports older than this that a newer one of their site replaced are compacted away, in milliseconds.
+const COMPACT_AFTER_MS: u64 = 30_000;
+
+/// An append on its way.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Who asked.
+    pub daemon: u64,
+    /// The question.
+    pub op: Op,
+    /// Where.
+    pub topic: Topic,
+    /// What.
+    pub value: Arc<[u8]>,
+    /// The same, parsed.
+    pub parsed: Value,
+    /// Only if this is the end.
+    pub expect: Option<Offset>,
+    /// Its producer is answered when it is durable (unless the answer is lost).
+    pub answered: bool,
+}
+
+/// What the broker makes of an append that reached it, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landed {
+    /// Durable at this offset.
+    At(Offset),
+    /// The end was elsewhere.
+    Refused,
+}
+
+/// A reader that waits for something to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// Who.
+    pub daemon: u64,
+    /// The question.
+    pub op: Op,
+    /// From where.
+    pub from: Offset,
+    /// At most so many.
+    pub max: usize,
+}
+
+/// What a read gives.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// In offset order.
+    pub records: Vec<Read>,
+    /// Where to go on.
+    pub next: Offset,
+    /// The high watermark.
+    pub end: Offset,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    entries: Vec<Read>,
+    end: Offset,
+    waiters: Vec<Waiter>,
+}
+
+/// All topics.
+#[derive(Debug, Default)]
+pub struct Log {
+    lanes: BTreeMap<Topic, Lane>,
+}
+
+/// Parses a value once, for all who will read it.
+pub fn parse(topic: Topic, value: &[u8]) -> Value {
+    match topic {
+        Topic::PushData(_) => Value::Record(Arc::new(record::decode(value))),
+        Topic::Progress => Value::Progress(Report::decode(value).map(Arc::new)),
+        Topic::Replicated => Value::Published(Published::decode(value).map(Arc::new)),
+    }
+}
+
+impl Log {
+    /// The value becomes durable, or is refused because the end is not where it was expected.
+    pub fn land(&mut self, append: &Append, time_ms: u64) -> Landed {
+        let lane = self.lanes.entry(append.topic).or_default();
+        if append.expect.is_some_and(|expect| expect != lane.end) {
+            return Landed::Refused;
+        }
+        let offset = lane.end;
+        lane.entries.push(Read { offset, time_ms, value: append.parsed.clone() });
+        lane.end = offset.next();
+        if append.topic == Topic::Progress && offset.0.is_multiple_of(64) {
+            lane.compact(time_ms);
+        }
+        Landed::At(offset)
+    }
+
+    /// Offsets that hold nothing, as transaction markers do.
+    pub fn gap(&mut self, topic: Topic, length: u64) {
+        let lane = self.lanes.entry(topic).or_default();
+        lane.end = Offset(lane.end.0 + length);
+    }
+
+    /// The high watermark.
+    pub fn end(&self, topic: Topic) -> Offset {
+        self.lanes.get(&topic).map_or(Offset(0), |lane| lane.end)
+    }
+
+    /// What there is from an offset on.
+    pub fn read(&self, topic: Topic, from: Offset, max: usize) -> Batch {
+        let Some(lane) = self.lanes.get(&topic) else {
+            return Batch { records: Vec::new(), next: from, end: Offset(0) };
+        };
+        let first = lane.entries.partition_point(|entry| entry.offset < from);
+        let records: Vec<Read> = lane.entries[first..].iter().take(max).cloned().collect();
+        let more = first + records.len() < lane.entries.len();
+        let last = records.last().map(|read| read.offset.next());
+        let next = if more { last.unwrap_or(from) } else { lane.end.max(from) };
+        Batch { records, next, end: lane.end }
+    }
+
+    /// A reader waits for the topic's end to pass `from`.
+    pub fn wait(&mut self, topic: Topic, waiter: Waiter) {
+        self.lanes.entry(topic).or_default().waiters.push(waiter);
+    }
+
+    /// Readers who have something to read now.
+    pub fn wake(&mut self, topic: Topic) -> Vec<Waiter> {
+        let Some(lane) = self.lanes.get_mut(&topic) else { return Vec::new() };
+        let end = lane.end;
+        let (ready, still) = std::mem::take(&mut lane.waiters).into_iter().partition(|waiter| waiter.from < end);
+        lane.waiters = still;
+        ready
+    }
+
+    /// A dead daemon waits for nothing.
+    pub fn forget(&mut self, daemon: u64) {
+        for lane in self.lanes.values_mut() {
+            lane.waiters.retain(|waiter| waiter.daemon != daemon);
+        }
+    }
+}
+
+impl Lane {
+    fn compact(&mut self, now_ms: u64) {
+        let mut newest: BTreeMap<String, Offset> = BTreeMap::new();
+        for entry in &self.entries {
+            if let Value::Progress(Some(report)) = &entry.value {
+                newest.insert(report.key(), entry.offset);
+            }
+        }
+        self.entries.retain(|entry| match &entry.value {
+            Value::Progress(Some(report)) => {
+                entry.time_ms + COMPACT_AFTER_MS > now_ms || newest.get(&report.key()) == Some(&entry.offset)
+            }
+            _ => true,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use refrain_core::ids::Partition;
+
+    use super::*;
+
+    const TOPIC: Topic = Topic::PushData(Partition(0));
+
+    fn append(expect: Option<u64>) -> Append {
+        let value: Arc<[u8]> = Arc::from(b"x\n".as_slice());
+        let parsed = parse(TOPIC, &value);
+        Append { daemon: 0, op: Op(1), topic: TOPIC, value, parsed, expect: expect.map(Offset), answered: true }
+    }
+
+    #[test]
+    fn an_append_lands_only_at_the_end_that_it_expects() {
+        let mut log = Log::default();
+        assert_eq!(log.land(&append(None), 0), Landed::At(Offset(0)));
+        assert_eq!(log.land(&append(Some(0)), 0), Landed::Refused);
+        assert_eq!(log.land(&append(Some(1)), 0), Landed::At(Offset(1)));
+        log.gap(TOPIC, 2);
+        assert_eq!(log.land(&append(Some(2)), 0), Landed::Refused);
+        assert_eq!(log.land(&append(Some(4)), 0), Landed::At(Offset(4)));
+    }
+
+    #[test]
+    fn a_read_passes_gaps_and_says_where_the_log_ends() {
+        let mut log = Log::default();
+        log.land(&append(None), 0);
+        log.gap(TOPIC, 3);
+        let batch = log.read(TOPIC, Offset(0), 10);
+        assert_eq!((batch.records.len(), batch.next, batch.end), (1, Offset(4), Offset(4)));
+        let batch = log.read(TOPIC, Offset(1), 10);
+        assert_eq!((batch.records.len(), batch.next), (0, Offset(4)));
+        log.land(&append(None), 0);
+        let batch = log.read(TOPIC, Offset(0), 1);
+        assert_eq!((batch.records.len(), batch.next, batch.end), (1, Offset(1), Offset(5)));
+    }
+
+    #[test]
+    fn a_reader_waits_until_the_end_passes_it() {
+        let mut log = Log::default();
+        let waiter = Waiter { daemon: 3, op: Op(9), from: Offset(1), max: 5 };
+        log.wait(TOPIC, waiter);
+        log.land(&append(None), 0);
+        assert_eq!(log.wake(TOPIC), []);
+        log.gap(TOPIC, 1);
+        assert_eq!(log.wake(TOPIC), [waiter]);
+        assert_eq!(log.wake(TOPIC), []);
+    }
+}

@@ -1,0 +1,149 @@
+//! The reference fold: the rules of DESIGN sections 3 to 5 once more, as plainly as they can be said.
+//!
+//! Written without the core's fold, tables or cache: it shares names, ids and the record codec, and keeps everything.
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+use refrain_core::ids::{Incarnation, Offset, Partition, Seq};
+use refrain_core::names::{RefName, SiteId};
+use refrain_core::record::{Body, MemberState, Push, Record, SiteChanged, decode};
+
+pub use state::*;
+
+impl Naive {
+    /// Folds the record that became durable at `offset`.
+    pub fn append(&mut self, partition: Partition, offset: Offset, time_ms: u64, value: &[u8]) {
+        let record = decode(value).record.ok();
+        let folded = record.as_ref().and_then(|record| self.fold(partition, offset, time_ms, record));
+        let (words, before) = folded.unwrap_or((vec!["void"], Vec::new()));
+        let decision = Decision { offset, time_ms, words, before, record };
+        self.partitions.entry(partition).or_default().decisions.insert(offset, decision);
+    }
+
+    /// `None`: void. Else a word an update (or `counted`), and the value before each.
+    fn fold(&mut self, at: Partition, offset: Offset, time_ms: u64, record: &Record) -> Option<Folded> {
+        let state = self.partitions.entry(at).or_default();
+        state.admit(at, time_ms, record)?;
+        let Some(name) = &record.header.repo else { return Some((vec!["counted"], Vec::new())) };
+        self.homes.insert(name.clone(), at);
+        let histories = self.histories.entry(name.clone()).or_default();
+        let taken = state.repos.contains_key(name);
+        let live = state.repos.get_mut(name).filter(|repo| Some(repo.incarnation) == record.header.incarnation);
+        match (&record.body, live) {
+            (Body::Push(push), None) => return Some((vec!["no-such-repo"; push.updates.len()], Vec::new())),
+            (Body::Push(push), Some(repo)) => {
+                let (words, after) = repo.judge(push, !self.refdb_none);
+                let before = push.updates.iter().map(|update| repo.refs.get(&update.name).copied()).collect();
+                repo.refs = after;
+                for (update, _) in push.updates.iter().zip(&words).filter(|(_, word)| **word == "accepted") {
+                    histories.entry(update.name.clone()).or_default().push((offset, update.new));
+                }
+                return Some((words, before));
+            }
+            (Body::RepoCreated(created), _) if !taken => {
+                state.repos.insert(name.clone(), Repo::new(Incarnation(offset.0), created.head.clone()));
+            }
+            (Body::RepoConfigured(wish), Some(repo)) => {
+                repo.head = wish.head.as_ref().unwrap_or(&repo.head).clone();
+                repo.deny_deletes = wish.deny_deletes.unwrap_or(repo.deny_deletes);
+                repo.deny_non_fast_forwards = wish.deny_non_fast_forwards.unwrap_or(repo.deny_non_fast_forwards);
+                repo.read_only = wish.read_only.as_ref().map_or(repo.read_only, |reason| !reason.is_empty());
+            }
+            (Body::RepoDeleted(_), Some(repo)) => {
+                repo.refs.keys().for_each(|name| histories.entry(name.clone()).or_default().push((offset, None)));
+                state.repos.remove(name);
+            }
+            _ => return None,
+        }
+        Some((vec!["counted"], Vec::new()))
+    }
+}
+
+impl PartitionState {
+    /// Sections 3 and 5: does the record count at all? `None`: it is void.
+    fn admit(&mut self, at: Partition, time_ms: u64, record: &Record) -> Option<()> {
+        let (header, site) = (&record.header, &record.header.site);
+        if let Body::LogOpened(opened) = &record.body {
+            self.rules.is_none().then(|| self.rules = Some(opened.rules))?;
+            self.members = opened.members.iter().map(|site| (site.clone(), MemberState::Active)).collect();
+            return Some(());
+        }
+        let rules = self.rules?;
+        self.members.get(site).filter(|state| **state != MemberState::Evicted)?;
+        let ended = self.ended.get(site).copied().unwrap_or_default();
+        if let Body::SiteStarted(started) = &record.body {
+            let last = self.speakers.get(site).map_or(ended, |speaker| speaker.epoch.max(ended));
+            (started.rules >= rules && header.epoch > last).then_some(())?;
+            let (epoch, instance) = (header.epoch, header.instance);
+            self.speakers.insert(site.clone(), Speaker { epoch, instance, seq: Seq(0), since_ms: time_ms });
+            return Some(());
+        }
+        let speaker = self.speakers.get_mut(site)?;
+        let in_force = speaker.epoch == header.epoch && speaker.instance == header.instance && speaker.epoch > ended;
+        (in_force && header.seq > speaker.seq).then_some(())?;
+        speaker.seq = header.seq;
+        if let Body::SiteChanged(changed) = &record.body { self.change(at, site, changed) } else { Some(()) }
+    }
+
+    /// Partition 0 decides version by version; elsewhere the newest copy counts, and may skip some.
+    fn change(&mut self, at: Partition, author: &SiteId, changed: &SiteChanged) -> Option<()> {
+        use MemberState::{Evicted, Joining};
+        if at == Partition(0) {
+            let legal = |(site, to): (&SiteId, &MemberState)| match self.members.get(site) {
+                None => *to == Joining,
+                Some(Evicted) => *to == Evicted || (*to == Joining && site != author),
+                Some(_) => true,
+            };
+            let complete = self.members.keys().all(|site| changed.members.contains_key(site));
+            (changed.version == self.version + 1 && complete && changed.members.iter().all(legal)).then_some(())?;
+            let evicted = self.speakers.iter().filter(|(site, _)| changed.members.get(*site) == Some(&Evicted));
+            self.ended.extend(evicted.map(|(site, speaker)| (site.clone(), speaker.epoch)));
+        } else {
+            (changed.version > self.version).then_some(())?;
+            self.ended.clone_from(&changed.ended);
+        }
+        self.version = changed.version;
+        self.members.clone_from(&changed.members);
+        Some(())
+    }
+}
+
+impl Repo {
+    /// Section 4: a word an update, and the refs after.
+    fn judge(&self, push: &Push, checks_old: bool) -> (Vec<&'static str>, Refs) {
+        let mut refs = self.refs.clone();
+        let mut words = vec!["unchanged"; push.updates.len()];
+        let (deletions, others): (Vec<_>, Vec<_>) = (0..words.len()).partition(|&i| push.updates[i].new.is_none());
+        for i in deletions.into_iter().chain(others) {
+            let (update, name) = (&push.updates[i], &push.updates[i].name);
+            let current = refs.get(name).copied();
+            words[i] = match update.new {
+                new if new == current => "unchanged",
+                _ if self.read_only => "read-only",
+                _ if checks_old && update.old != current => "stale",
+                None if *name == self.head => "head-branch",
+                None if self.deny_deletes => "deletes-denied",
+                _ if update.forced && self.deny_non_fast_forwards => "non-fast-forward-denied",
+                _ if current.is_none() && refs.keys().any(|it| under(it, name) || under(name, it)) => "name-conflict",
+                _ => "accepted",
+            };
+            if words[i] == "accepted" {
+                refs.remove(name);
+                refs.extend(update.new.map(|new| (name.clone(), new)));
+            }
+        }
+        let refused = |word: &str| word != "accepted" && word != "unchanged";
+        if push.atomic && words.iter().any(|word| refused(word)) {
+            words.iter_mut().filter(|word| !refused(word)).for_each(|word| *word = "atomic");
+            refs.clone_from(&self.refs);
+        }
+        (words, refs)
+    }
+}
+
+/// `name` needs `dir` to be a directory.
+fn under(name: &RefName, dir: &RefName) -> bool {
+    name.as_str().strip_prefix(dir.as_str()).is_some_and(|rest| rest.starts_with('/'))
+}

@@ -1,0 +1,165 @@
+//! What the reference fold keeps, and how invariants ask for it. Judges nothing.
+
+use std::collections::BTreeMap;
+
+use refrain_core::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, Seq};
+use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::record::{MemberState, MemberTable, Record};
+
+/// The pair in force for a site, and the last of its numbers that counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// Of its counted start.
+    pub epoch: Epoch,
+    /// Of its counted start.
+    pub instance: Instance,
+    /// Last number spent.
+    pub seq: Seq,
+    /// When that start was appended, by the log's clock.
+    pub since_ms: u64,
+}
+
+/// What is said of a repository now.
+#[derive(Clone, Debug)]
+pub struct Repo {
+    /// The offset of its `RepoCreated`.
+    pub incarnation: Incarnation,
+    /// What HEAD points to.
+    pub head: RefName,
+    /// Refs and values.
+    pub refs: Refs,
+    pub(super) read_only: bool,
+    pub(super) deny_deletes: bool,
+    pub(super) deny_non_fast_forwards: bool,
+}
+
+/// Refs and values.
+pub(super) type Refs = BTreeMap<RefName, Oid>;
+
+/// A word an update, and the value before each.
+pub(super) type Folded = (Vec<&'static str>, Vec<Option<Oid>>);
+
+impl Repo {
+    pub(super) fn new(incarnation: Incarnation, head: RefName) -> Self {
+        let [read_only, deny_deletes, deny_non_fast_forwards] = [false; 3];
+        Self { incarnation, head, refs: Refs::new(), read_only, deny_deletes, deny_non_fast_forwards }
+    }
+}
+
+/// What a record came to.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Its place.
+    pub offset: Offset,
+    /// When it was appended, by the log's clock.
+    pub time_ms: u64,
+    /// A word an update, or `void`, or `counted`.
+    pub words: Vec<&'static str>,
+    /// The value before each accepted update (absent and not accepted look alike).
+    pub before: Vec<Option<Oid>>,
+    /// The record, if the bytes are one.
+    pub record: Option<Record>,
+}
+
+/// One partition's state.
+#[derive(Clone, Debug, Default)]
+pub struct PartitionState {
+    /// Every record so far, by offset.
+    pub decisions: BTreeMap<Offset, Decision>,
+    /// Who speaks.
+    pub speakers: BTreeMap<SiteId, Speaker>,
+    /// Who belongs.
+    pub members: MemberTable,
+    /// The repositories that live.
+    pub repos: BTreeMap<RepoName, Repo>,
+    pub(super) rules: Option<u32>,
+    pub(super) version: u64,
+    pub(super) ended: BTreeMap<SiteId, Epoch>,
+}
+
+/// The fold of the whole log.
+#[derive(Clone, Debug, Default)]
+pub struct Naive {
+    /// Accept whatever is appended, whatever the expected old value (`refdb = "none"`).
+    pub refdb_none: bool,
+    /// By partition.
+    pub partitions: BTreeMap<Partition, PartitionState>,
+    pub(super) homes: BTreeMap<RepoName, Partition>,
+    pub(super) histories: BTreeMap<RepoName, BTreeMap<RefName, History>>,
+}
+
+/// The values that a ref took, in log order, over all lives of its repository; before the first it is absent.
+pub type History = Vec<(Offset, Option<Oid>)>;
+
+impl Naive {
+    /// The decision on a record.
+    pub fn decision(&self, partition: Partition, offset: Offset) -> Option<&Decision> {
+        self.partitions.get(&partition)?.decisions.get(&offset)
+    }
+
+    /// Whether the record at `offset` is about a repository that still lives: the end of a life voids what is pending
+    /// in it.
+    pub fn is_current(&self, partition: Partition, offset: Offset) -> bool {
+        let record = self.decision(partition, offset).and_then(|decision| decision.record.as_ref());
+        let header = record.map(|record| &record.header);
+        let repo = header.and_then(|header| header.repo.as_ref()).and_then(|repo| self.repo(repo));
+        repo.is_some_and(|repo| header.and_then(|header| header.incarnation) == Some(repo.incarnation))
+    }
+
+    /// Where a repository's records are, once one of them counted.
+    pub fn home(&self, repo: &RepoName) -> Option<Partition> {
+        self.homes.get(repo).copied()
+    }
+
+    /// A repository as it is now.
+    pub fn repo(&self, name: &RepoName) -> Option<&Repo> {
+        self.partitions.get(self.homes.get(name)?)?.repos.get(name)
+    }
+
+    /// All that live.
+    pub fn repos(&self) -> impl Iterator<Item = (&RepoName, &Repo)> {
+        self.partitions.values().flat_map(|state| &state.repos)
+    }
+
+    /// What a ref went through.
+    pub fn history(&self, repo: &RepoName, name: &RefName) -> &[(Offset, Option<Oid>)] {
+        self.histories.get(repo).and_then(|refs| refs.get(name)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Refs with values once every record below `base` was folded.
+    pub fn refs_at<'a>(&'a self, repo: &RepoName, base: Offset) -> impl Iterator<Item = (&'a RefName, Oid)> {
+        let refs = self.histories.get(repo).into_iter().flatten();
+        refs.filter_map(move |(name, history)| value_at(history, base).map(|value| (name, value)))
+    }
+
+    /// Membership as partition 0 decided it.
+    pub fn members(&self) -> impl Iterator<Item = (&SiteId, MemberState)> {
+        let deciding = self.partitions.get(&Partition(0));
+        deciding.into_iter().flat_map(|state| state.members.iter().map(|(site, state)| (site, *state)))
+    }
+
+    /// The members that are waited for.
+    pub fn active(&self) -> impl Iterator<Item = &SiteId> {
+        self.members().filter(|(_, state)| *state == MemberState::Active).map(|(site, _)| site)
+    }
+
+    /// The records from `from` to before `to` that accepted something, in offset order.
+    pub fn accepted_between(&self, partition: Partition, from: Offset, to: Offset) -> impl Iterator<Item = &Decision> {
+        let state = self.partitions.get(&partition);
+        let records = state.into_iter().flat_map(move |state| state.decisions.range(from..to));
+        records.map(|(_, decision)| decision).filter(|decision| decision.words.contains(&"accepted"))
+    }
+
+    /// All that accepted something, by partition.
+    pub fn accepted(&self) -> impl Iterator<Item = (Partition, &Decision)> {
+        let all = self.partitions.iter();
+        all.flat_map(|(partition, state)| state.decisions.values().map(|decision| (*partition, decision)))
+            .filter(|(_, decision)| decision.words.contains(&"accepted"))
+    }
+}
+
+/// The value that a history names once every record below `base` was folded.
+pub fn value_at(history: &[(Offset, Option<Oid>)], base: Offset) -> Option<Oid> {
+    let known = history.partition_point(|(offset, _)| *offset < base);
+    history[..known].last().and_then(|(_, value)| *value)
+}

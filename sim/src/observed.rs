@@ -1,0 +1,163 @@
+//! What an invariant may see: the log, the stores, and what clients were told. Never the core's own state.
+//!
+//! The world keeps this up to date as things happen and hands it, with each [`Event`], to every invariant.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use refrain_core::ids::{Epoch, Instance, Offset, Oid, Partition, PushId};
+use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::port::{Answer, Wish};
+use refrain_core::progress::Report;
+
+/// A simulated object's content: what it points to. Ids are made from content by the workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Objects that it needs (a commit its tree and parents, a tree its blobs).
+    pub needs: Vec<Oid>,
+    /// Only for commits: the first-parent history walk follows these.
+    pub parents: Vec<Oid>,
+}
+
+/// A record at its place, as any reader gets it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its offset.
+    pub offset: Offset,
+    /// The log's clock at the append.
+    pub time_ms: u64,
+    /// The bytes.
+    pub value: Arc<[u8]>,
+}
+
+/// One repository at one site, as a reader or an administrator finds it.
+#[derive(Clone, Debug, Default)]
+pub struct RepoView {
+    /// Refs as Git shows them now (`refs/refrain/` left out).
+    pub refs: BTreeMap<RefName, Oid>,
+    /// The ids of the objects in the store now, flushed or not.
+    pub objects: BTreeSet<Oid>,
+    /// Refs as they would be after a power failure at this moment.
+    pub durable_refs: BTreeMap<RefName, Oid>,
+    /// Objects that would be left after a power failure at this moment.
+    pub durable_objects: BTreeSet<Oid>,
+    /// How often objects left `objects` or `durable_objects` (gc, power failure, repository removed, disk lost).
+    pub swept: u64,
+}
+
+/// One site.
+#[derive(Clone, Debug, Default)]
+pub struct SiteView {
+    /// A daemon of it runs.
+    pub up: bool,
+    /// The daemon has said that it is ready since its start; readers are sent here only then.
+    pub ready: bool,
+    /// Its repositories.
+    pub repos: BTreeMap<RepoName, RepoView>,
+    /// Core state that grows: entries that the site's daemon says it holds in memory (`Site::held`).
+    pub held: usize,
+    /// Things under way at the site: open pushes, unread or unapplied records (`Site::in_flight`).
+    pub in_flight: usize,
+    /// Sum of parked updates in its last durable report.
+    pub parked: u32,
+}
+
+/// A push as its client knows it.
+#[derive(Clone, Debug)]
+pub struct ClientPush {
+    /// Its number, unique in the run.
+    pub id: u64,
+    /// The number that the adapter gave it at its site.
+    pub push: PushId,
+    /// Where it was pushed.
+    pub site: SiteId,
+    /// Which daemon (start) of that site took it.
+    pub daemon: u64,
+    /// The repository.
+    pub repo: RepoName,
+    /// All or none.
+    pub atomic: bool,
+    /// The updates.
+    pub updates: Vec<Wish>,
+    /// What the client was told, if anything: one answer an update. `None` for ever if its connection died.
+    pub answers: Option<Vec<Answer>>,
+    /// Lines that came with the answers.
+    pub remote: Vec<String>,
+    /// The acknowledgement level in force (`log`, `sites:N`, `all`).
+    pub ack: refrain_core::config::Ack,
+}
+
+/// Something that happened; the state in [`Observed`] is that after it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A record became durable (below the high watermark).
+    Appended { partition: Partition, offset: Offset },
+    /// A record of `replicatedpushdata` became durable.
+    Published { offset: Offset },
+    /// A site's report became durable.
+    Reported { site: SiteId, report: Arc<Report> },
+    /// A client was answered: the push's place in [`Observed::pushes`].
+    Answered { push: usize },
+    /// A ref of a repository changed at a site, by the daemon (`foreign: false`) or behind its back.
+    RefSet { site: SiteId, repo: RepoName, name: RefName, from: Option<Oid>, to: Option<Oid>, foreign: bool },
+    /// A daemon started.
+    Started { site: SiteId, daemon: u64 },
+    /// A daemon stopped: crash, power failure or by itself.
+    Stopped { site: SiteId, daemon: u64, power: bool },
+    /// A daemon announced that it is ready.
+    Ready { site: SiteId, daemon: u64 },
+    /// A daemon's fold judged a record: one judgement word an update (`accepted`, `unchanged`, or a rejection's word),
+    /// or `void`, or `counted`. Seen at the daemon's boundary, as its `log show` would print it.
+    Judged { site: SiteId, daemon: u64, partition: Partition, offset: Offset, words: Vec<&'static str> },
+    /// A site's disk was lost.
+    DiskLost { site: SiteId },
+    /// Virtual time passed without anything else; given about once a virtual second.
+    Tick,
+    /// Faults have stopped and the bounded time to converge is over, or everything is at rest.
+    AtRest,
+}
+
+/// The whole of it.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Every object that ever was, by id (ids are never reused for other content).
+    pub objects: BTreeMap<Oid, Object>,
+    /// `pushdata`, per partition, all that is durable, ascending offsets.
+    pub log: BTreeMap<Partition, Vec<Entry>>,
+    /// `replicatedpushdata`.
+    pub published: Vec<Entry>,
+    /// Newest durable report of each site, with the pair that said it.
+    pub reports: BTreeMap<SiteId, Arc<Report>>,
+    /// The sites.
+    pub sites: BTreeMap<SiteId, SiteView>,
+    /// The pushes so far.
+    pub pushes: Vec<ClientPush>,
+    /// The reference decisions of the naive fold over [`Observed::log`], kept by `naive.rs`.
+    pub naive: crate::naive::Naive,
+    /// Pairs that ever were started by the world, with the daemon's number.
+    pub daemons: BTreeMap<u64, (SiteId, Epoch, Instance)>,
+    /// Daemons that run on a copy of their site's machine: what they say of a disk is about another one than in
+    /// `sites`.
+    pub shadows: BTreeSet<u64>,
+    /// `refdb = "none"` in this run: what is appended is accepted.
+    pub refdb_none: bool,
+}
+
+/// A broken promise, as data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant's name.
+    pub invariant: &'static str,
+    /// What was found, with names, offsets and values.
+    pub what: String,
+}
+
+/// A promise that must hold after every event.
+pub trait Invariant {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+    /// One sentence: what it promises.
+    fn promise(&self) -> &'static str;
+    /// Looks at what just happened.
+    fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation>;
+}

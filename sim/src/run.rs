@@ -1,0 +1,169 @@
+//! One run from a scenario and a seed, and what came of it.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use refrain_core::mutant::Mutant;
+
+use crate::coverage::Coverage;
+use crate::invariants;
+use crate::observed::Violation;
+use crate::scenario::Scenario;
+use crate::swarm::Plan;
+use crate::world::{End, World};
+
+/// A seed: a number, or a commit's 40 digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// As it was given, for the command that repeats the run.
+    pub text: String,
+    /// As the streams know it.
+    pub value: u128,
+}
+
+impl Seed {
+    /// A plain number.
+    pub fn number(n: u64) -> Self {
+        Self { text: n.to_string(), value: u128::from(n) }
+    }
+
+    /// Reads one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let value = u128::from_str_radix(&text[..32], 16).expect("checked above");
+            let rest = u128::from_str_radix(&text[32..], 16).expect("checked above");
+            // A commit is never taken for a small number.
+            return Ok(Self { text: text.to_string(), value: value ^ (rest << 64) | (1 << 127) });
+        }
+        let value: u64 = text.parse().map_err(|_| "a seed is a number or a commit's 40 digits".to_string())?;
+        Ok(Self::number(value))
+    }
+}
+
+/// How a run ended, for people and exit codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Clean,
+    /// 100.
+    Violated(Vec<Violation>),
+    /// 101.
+    Panicked(String),
+    /// 102.
+    NotConverged(String),
+    /// 104: what the scenario is about never happened.
+    Vacuous(String),
+}
+
+impl Outcome {
+    /// The exit code.
+    pub fn code(&self) -> i32 {
+        match self {
+            Outcome::Clean => 0,
+            Outcome::Violated(_) => 100,
+            Outcome::Panicked(_) => 101,
+            Outcome::NotConverged(_) => 102,
+            Outcome::Vacuous(_) => 104,
+        }
+    }
+
+    /// A word for it: the invariant's name, if one was violated.
+    pub fn word(&self) -> &str {
+        match self {
+            Outcome::Clean => "clean",
+            Outcome::Violated(violations) => violations[0].invariant,
+            Outcome::Panicked(_) => "panic",
+            Outcome::NotConverged(_) => "not-converged",
+            Outcome::Vacuous(_) => "vacuous",
+        }
+    }
+
+    /// Lines that say what happened.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Outcome::Clean => Vec::new(),
+            Outcome::Violated(list) => list.iter().map(|it| format!("{}: {}", it.invariant, it.what)).collect(),
+            Outcome::Panicked(what) => vec![format!("panic: {what}")],
+            Outcome::NotConverged(what) => vec![format!("did not converge: {what}")],
+            Outcome::Vacuous(what) => vec![format!("vacuous: {what}")],
+        }
+    }
+}
+
+/// Everything a run leaves.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: Seed,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Hash over its trace.
+    pub hash: u64,
+    /// Its trace, if wanted.
+    pub trace: String,
+    /// What it met.
+    pub coverage: Coverage,
+    /// Calls into cores.
+    pub handles: u64,
+    /// Pushes handed over.
+    pub pushes: u64,
+    /// Virtual microseconds.
+    pub virtual_us: u64,
+}
+
+thread_local! {
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Panics inside runs are outcomes, not noise. To be called once, before the first run.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        LAST_PANIC.with(|last| *last.borrow_mut() = info.to_string());
+    }));
+}
+
+/// Runs `scenario` under `seed`.
+pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: bool) -> Report {
+    let plan = Plan::draw(scenario, seed.value, mutant);
+    let mut world = World::new(plan, traced, invariants::all());
+    let end = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let outcome = match end {
+        Ok(End::Clean) => Outcome::Clean,
+        Ok(End::Violated(violations)) => Outcome::Violated(violations),
+        Ok(End::NotConverged(why)) => Outcome::NotConverged(why),
+        Err(_) => Outcome::Panicked(LAST_PANIC.with(|last| last.borrow().replace('\n', " "))),
+    };
+    Report {
+        seed: seed.clone(),
+        outcome: expected(scenario, outcome),
+        hash: world.trace.hash(),
+        trace: world.trace.lines().to_string(),
+        pushes: world.coverage.count("workload.push"),
+        virtual_us: world.now(),
+        coverage: world.coverage,
+        handles: world.handles,
+    }
+}
+
+/// A scenario can be about a violation: then that one is what must happen.
+fn expected(scenario: &Scenario, outcome: Outcome) -> Outcome {
+    let Some(wanted) = &scenario.expect.violation else { return outcome };
+    match outcome {
+        Outcome::Violated(violations) if violations.iter().any(|it| it.invariant == wanted) => Outcome::Clean,
+        Outcome::Clean => Outcome::Vacuous(format!("{wanted} was not violated, and the scenario is about that")),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_numbers_or_commits() {
+        assert_eq!(Seed::parse("7").map(|seed| seed.value), Ok(7));
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        assert!(Seed::parse(commit).is_ok_and(|seed| seed.value > u128::from(u64::MAX) && seed.text == commit));
+        assert!(Seed::parse("x").is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! Scenario files: TOML that says what a run is about. What it leaves open, the seed draws.
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use crate::fault::{Kind, Strike};
+use crate::swarm::SECOND;
+
+/// A scenario.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scenario {
+    /// The file's name without `.toml`, or `default`.
+    #[serde(skip)]
+    pub name: String,
+    /// How to name it on the command line; empty for the built-in one.
+    #[serde(skip)]
+    pub path: String,
+    /// How many sites.
+    pub sites: usize,
+    /// Their names, if they matter to the story.
+    pub site_names: Vec<String>,
+    /// How many repositories.
+    pub repos: usize,
+    /// Partitions: from, to.
+    pub partitions: (u32, u32),
+    /// Length of the safety phase in virtual seconds.
+    pub seconds: u64,
+    /// People who push.
+    pub clients: usize,
+    /// Mean time between two pushes of one of them.
+    pub every_seconds: u64,
+    /// Fault classes, all on; absent: each on in half of the runs.
+    pub faults: Option<Vec<String>>,
+    /// Workload features that are off.
+    pub without: Vec<String>,
+    /// `log`, `sites:N`, `all`; absent: drawn for each site.
+    pub ack: Option<String>,
+    /// How many of a hundred repositories show only what every active site has staged.
+    pub replicated_percent: u32,
+    /// Nobody decides: what is appended is accepted.
+    pub refdb_none: bool,
+    /// Marks that a sweep must have met.
+    pub covers: Vec<String>,
+    /// What must come of it, if not a clean run.
+    pub expect: Expect,
+    /// Faults at fixed times.
+    pub fault: Vec<ScriptedFault>,
+    /// Pushes at fixed times.
+    pub push: Vec<ScriptedPush>,
+}
+
+/// What must come of a run.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expect {
+    /// This invariant is violated: the scenario shows what is lost without something.
+    pub violation: Option<String>,
+}
+
+/// A fault at a fixed time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptedFault {
+    /// Seconds.
+    pub at: f64,
+    /// The class.
+    pub kind: String,
+    /// Where.
+    pub site: String,
+    /// Seconds.
+    #[serde(default)]
+    pub lasts: f64,
+    /// Read by the class as it likes.
+    #[serde(default)]
+    pub dice: u64,
+}
+
+/// A push at a fixed time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptedPush {
+    /// Seconds.
+    pub at: f64,
+    /// Where.
+    pub site: String,
+    /// The ref, in the first repository.
+    #[serde(rename = "ref")]
+    pub name: String,
+    /// The commit that the pusher saw there, by the name given below; absent: nothing.
+    pub old: Option<String>,
+    /// The commit pushed; it is made on top of `old` (or of `on`) when first named.
+    pub new: String,
+    /// Its parent, if not `old`.
+    pub on: Option<String>,
+    /// How the answer must begin; absent: any.
+    pub answer: Option<String>,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            name: "default".to_string(),
+            path: String::new(),
+            sites: 5,
+            site_names: Vec::new(),
+            repos: 4,
+            partitions: (2, 8),
+            seconds: 3_600,
+            clients: 10,
+            every_seconds: 70,
+            faults: None,
+            without: Vec::new(),
+            ack: None,
+            replicated_percent: 25,
+            refdb_none: false,
+            covers: Vec::new(),
+            expect: Expect::default(),
+            fault: Vec::new(),
+            push: Vec::new(),
+        }
+    }
+}
+
+/// Workload features that a scenario can switch off.
+pub const FEATURES: &[&str] = &[
+    "atomic",
+    "delete",
+    "forced",
+    "stale",
+    "back-and-forth",
+    "repeat-refused",
+    "identical-retry",
+    "directory-and-file",
+    "bad-name",
+    "large",
+    "split",
+    "configure",
+    "recreate",
+    "member",
+    "several-refs",
+    "rush",
+];
+
+impl Scenario {
+    /// Reads a file. The error names what is wrong with it.
+    pub fn load(path: &str) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        let mut scenario = Self::parse(&text).with_context(|| format!("in {path}"))?;
+        let stem = std::path::Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        scenario.name = stem.unwrap_or_default();
+        scenario.path = path.to_string();
+        Ok(scenario)
+    }
+
+    /// Reads a scenario's text.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let scenario: Self = toml::from_str(text)?;
+        for name in scenario.faults.iter().flatten().chain(scenario.fault.iter().map(|fault| &fault.kind)) {
+            if Kind::parse(name).is_none() {
+                bail!("there is no fault class {name:?}; `refrain-sim list faults` names them");
+            }
+        }
+        for name in &scenario.without {
+            if !FEATURES.contains(&name.as_str()) {
+                bail!("there is no workload feature {name:?}; there are {}", FEATURES.join(", "));
+            }
+        }
+        let marks = crate::coverage::marks();
+        for name in &scenario.covers {
+            if !marks.contains(name) {
+                bail!("there is no mark {name:?}; `refrain-sim list covers` names them");
+            }
+        }
+        let count = scenario.site_names.len().max(scenario.sites);
+        if scenario.repos == 0 || scenario.partitions.0 == 0 || scenario.partitions.1 < scenario.partitions.0 {
+            bail!("at least one repository, one partition, and `partitions = [from, to]`");
+        }
+        if !(1..=9).contains(&count) || scenario.seconds == 0 || scenario.every_seconds == 0 {
+            bail!("1 to 9 sites, and times above 0");
+        }
+        Ok(scenario)
+    }
+
+    /// A workload feature is on.
+    pub fn is_on(&self, feature: &str) -> bool {
+        !self.without.iter().any(|off| off == feature)
+    }
+
+    /// Its faults at fixed times. An unknown site is taken for the first.
+    pub fn strikes(&self, sites: &[String]) -> Vec<Strike> {
+        let strike = |fault: &ScriptedFault| Strike {
+            at: micros(fault.at),
+            kind: Kind::parse(&fault.kind).expect("checked when it was read"),
+            host: sites.iter().position(|site| *site == fault.site).unwrap_or(0),
+            lasts: micros(fault.lasts),
+            dice: fault.dice,
+        };
+        self.fault.iter().map(strike).collect()
+    }
+}
+
+/// Seconds with a fraction as whole microseconds.
+pub fn micros(seconds: f64) -> u64 {
+    (seconds * SECOND as f64).round() as u64
+}

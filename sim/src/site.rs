@@ -1,0 +1,93 @@
+//! Machines and the daemons on them: a disk with a journal and repositories, clocks, and a supervisor that starts the
+//! daemon again. Two machines can claim to be the same site.
+
+use std::collections::BTreeMap;
+
+use refrain_core::ids::{Incarnation, Op, PushId};
+use refrain_core::names::{RepoName, SiteId};
+use refrain_core::port::{GitEffect, JournalEffect};
+use refrain_core::site::Site;
+
+use crate::clock::Clock;
+use crate::journal::Journal;
+use crate::observed::RepoView;
+use crate::repo::{Extra, Flushing};
+
+/// A machine.
+#[derive(Debug)]
+pub struct Host {
+    /// The site that it is, or claims to be.
+    pub site: SiteId,
+    /// For the trace.
+    pub name: String,
+    /// A copy of another machine; its repositories are not the site's.
+    pub shadow: bool,
+    /// Switched off for good.
+    pub gone: bool,
+    /// What its disk holds.
+    pub disk: Disk,
+    /// An older state of it.
+    pub backup: Option<Box<Backup>>,
+    /// Its clocks.
+    pub clock: Clock,
+    /// The daemon that runs.
+    pub daemon: Option<u64>,
+    /// Nothing starts before: somebody works on the machine.
+    pub held_until: u64,
+    /// Everything the daemon does waits until then.
+    pub paused_until: u64,
+    /// Disk times are multiplied by this.
+    pub slow: u64,
+}
+
+/// What a machine's disk holds beside the repositories' visible parts.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    /// The state directory.
+    pub journal: Journal,
+    /// The hidden parts of the repositories.
+    pub extras: BTreeMap<RepoName, Extra>,
+    /// The visible parts, of a shadow only; a site's own are in `Observed`.
+    pub views: BTreeMap<RepoName, RepoView>,
+}
+
+/// An older state of a disk.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// The disk then.
+    pub disk: Disk,
+}
+
+/// A daemon that runs or ran.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Where.
+    pub host: usize,
+    /// The core; gone when it stopped.
+    pub core: Option<Site>,
+    /// Its process's clocks.
+    pub clock: Clock,
+    /// When it will be woken, in virtual microseconds.
+    pub wake: Option<u64>,
+    /// Killed when so many more effects are executed.
+    pub kill_in: Option<u32>,
+    /// The kill is to hit a ref transaction.
+    pub kill_in_refs: bool,
+    /// Work of disks and links that is under way.
+    pub under_way: BTreeMap<Op, Work>,
+    /// Pushes that wait for an answer, by the adapter's number; with their place in `Observed::pushes`.
+    pub pushes: BTreeMap<PushId, usize>,
+    /// Orders that wait for an answer, with the operator's number for them.
+    pub orders: BTreeMap<PushId, usize>,
+}
+
+/// An effect whose outcome is not there yet.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// As ordered.
+    Git(GitEffect),
+    /// As ordered.
+    Journal(JournalEffect),
+    /// What was unflushed when it began.
+    Flush(Vec<(RepoName, Incarnation, Flushing)>),
+}

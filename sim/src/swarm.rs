@@ -1,0 +1,216 @@
+//! A run's plan, drawn whole before it begins: the cluster, the workload, and each fault with its time and place.
+
+use refrain_core::config::{Ack, RefDb};
+use refrain_core::mutant::Mutant;
+use refrain_core::rng::Rng;
+
+use crate::dice::Dice;
+use crate::fault::{Kind, Strike};
+use crate::scenario::{Scenario, ScriptedPush};
+
+/// A second in microseconds.
+pub const SECOND: u64 = 1_000_000;
+
+/// Everything about a run that chance decides beforehand.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where it comes from.
+    pub seed: u128,
+    /// Their names.
+    pub sites: Vec<String>,
+    /// Per site: one way to the log, in microseconds.
+    pub latency: Vec<u64>,
+    /// Repositories; true: replicated visibility.
+    pub repos: Vec<bool>,
+    /// Partitions of the log.
+    pub partitions: u32,
+    /// When faults stop and clients push no more, in virtual microseconds.
+    pub calm_at: u64,
+    /// How long after that everything may take to converge.
+    pub patience: u64,
+    /// People who push.
+    pub clients: usize,
+    /// Mean time between two pushes of one of them.
+    pub every: u64,
+    /// Faults, by time.
+    pub strikes: Vec<Strike>,
+    /// Operators' doings, by time.
+    pub chores: Vec<(u64, Chore)>,
+    /// Per site.
+    pub acks: Vec<Ack>,
+    /// Longest inline pack, in bytes.
+    pub inline_max: u64,
+    /// Who decides.
+    pub refdb: RefDb,
+    /// A known bug.
+    pub mutant: Option<Mutant>,
+    /// Workload features that are off.
+    pub without: Vec<String>,
+    /// Pushes at fixed times, beside or instead of the drawn ones.
+    pub script: Vec<ScriptedPush>,
+}
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// Changes a repository's configuration, and back after a while.
+    Configure {
+        /// Which repository.
+        repo: usize,
+        /// What.
+        dice: u64,
+    },
+    /// Deletes a repository and creates it again.
+    Recreate {
+        /// Which.
+        repo: usize,
+        /// How long it is gone.
+        gone_for: u64,
+    },
+    /// Drains or evicts a site and takes it back.
+    Member {
+        /// Which site.
+        site: usize,
+        /// Evicted, or only drained.
+        evict: bool,
+        /// For how long.
+        out_for: u64,
+    },
+}
+
+const NAMES: [&str; 9] = ["ams", "sfo", "syd", "nrt", "gru", "iad", "lhr", "cpt", "yyz"];
+
+impl Plan {
+    /// The plan of `scenario` under `seed`.
+    pub fn draw(scenario: &Scenario, seed: u128, mutant: Option<Mutant>) -> Plan {
+        let root = Rng::new(seed);
+        let mut rng = root.fork("topology");
+        let sites = match scenario.site_names.is_empty() {
+            true => NAMES[..scenario.sites.min(NAMES.len())].iter().map(|name| (*name).to_string()).collect(),
+            false => scenario.site_names.clone(),
+        };
+        let count = sites.len();
+        let calm_at = scenario.seconds * SECOND;
+        let mut faults = root.fork("faults");
+        let mut strikes = draw_strikes(scenario, &mut faults, count, calm_at);
+        strikes.extend(scenario.strikes(&sites));
+        strikes.sort_by_key(|strike| strike.at);
+        Plan {
+            seed,
+            latency: (0..count).map(|_| rng.range(200, 60_000)).collect(),
+            repos: (0..scenario.repos).map(|_| rng.percent(scenario.replicated_percent)).collect(),
+            partitions: rng.range(u64::from(scenario.partitions.0), u64::from(scenario.partitions.1)) as u32,
+            calm_at,
+            patience: 10 * 60 * SECOND,
+            clients: scenario.clients,
+            every: scenario.every_seconds * SECOND,
+            chores: draw_chores(scenario, &mut root.fork("chores"), count, calm_at),
+            acks: (0..count).map(|_| draw_ack(scenario, &mut rng, count)).collect(),
+            inline_max: if scenario.is_on("large") && rng.percent(30) { 40 * rng.range(20, 60) } else { 256 * 1024 },
+            refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
+            mutant,
+            without: scenario.without.clone(),
+            script: scenario.push.clone(),
+            sites,
+            strikes,
+        }
+    }
+
+    /// A workload feature is on.
+    pub fn is_on(&self, feature: &str) -> bool {
+        !self.without.iter().any(|off| off == feature)
+    }
+}
+
+fn draw_ack(scenario: &Scenario, rng: &mut Rng, sites: usize) -> Ack {
+    let drawn = rng.below(10);
+    match scenario.ack.as_deref() {
+        Some("log") => Ack::Log,
+        Some("all") => Ack::All,
+        Some(text) => Ack::Sites(text.strip_prefix("sites:").and_then(|n| n.parse().ok()).unwrap_or(1)),
+        None => match drawn {
+            0..=5 => Ack::Log,
+            6..=7 => Ack::Sites(1 + (drawn as u32) % (sites.max(2) as u32 - 1)),
+            _ => Ack::All,
+        },
+    }
+}
+
+fn draw_strikes(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) -> Vec<Strike> {
+    let mut strikes = Vec::new();
+    for kind in Kind::ALL {
+        // Each class has a stream of its own: a new one shifts no other.
+        let mut rng = rng.fork(kind.name());
+        let on = rng.percent(50);
+        let wanted = match &scenario.faults {
+            None => on,
+            Some(only) => only.iter().any(|name| name == kind.name()),
+        };
+        if !wanted {
+            continue;
+        }
+        let most = match kind {
+            Kind::Crash => 8,
+            Kind::AppendUnknown | Kind::Power | Kind::Gc | Kind::TornRefs => 5,
+            Kind::DiskLost | Kind::SecondDaemon | Kind::OldBackup => 2,
+            _ => 3,
+        };
+        for _ in 0..rng.range(1, most) {
+            strikes.push(Strike {
+                at: rng.range(20 * SECOND.min(calm_at / 40), calm_at),
+                kind: *kind,
+                host: rng.below(sites as u64) as usize,
+                lasts: lasts(*kind, &mut rng),
+                dice: rng.bits(),
+            });
+        }
+    }
+    strikes
+}
+
+fn lasts(kind: Kind, rng: &mut Rng) -> u64 {
+    match kind {
+        Kind::Pause => rng.range(1, 120) * SECOND / if rng.percent(50) { 10 } else { 1 },
+        Kind::LogDown => rng.range(1, 40) * SECOND,
+        Kind::SecondDaemon => rng.range(20, 400) * SECOND,
+        Kind::ForeignLock => rng.range(1, 20) * SECOND,
+        Kind::OldJournal | Kind::OldBackup => rng.range(10, 600) * SECOND,
+        Kind::AppendUnknown => rng.range(20, 300) * SECOND,
+        _ => rng.range(5, 120) * SECOND,
+    }
+}
+
+fn draw_chores(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) -> Vec<(u64, Chore)> {
+    let mut chores = Vec::new();
+    let repos = scenario.repos as u64;
+    // One run in four is full of one of these.
+    let theme = rng.fork("theme").below(8);
+    let often = |is: u64| if theme == is { 5 } else { 1 };
+    let time = |rng: &mut Rng| rng.range(calm_at / 20, calm_at * 9 / 10);
+    let mut configure = rng.fork("configure");
+    if scenario.is_on("configure") {
+        for _ in 0..configure.range(3, 12) * often(0) {
+            let repo = configure.below(repos) as usize;
+            chores.push((time(&mut configure), Chore::Configure { repo, dice: configure.bits() }));
+        }
+    }
+    let mut recreate = rng.fork("recreate");
+    if scenario.is_on("recreate") {
+        for _ in 0..recreate.range(0, 3) * often(1) {
+            let repo = recreate.below(repos) as usize;
+            let gone_for = if recreate.percent(50) { recreate.below(SECOND) } else { recreate.range(0, 20) * SECOND };
+            chores.push((time(&mut recreate), Chore::Recreate { repo, gone_for }));
+        }
+    }
+    let mut member = rng.fork("member");
+    if scenario.is_on("member") && sites > 2 {
+        for _ in 0..member.range(0, 3) * often(2) {
+            let site = member.below(sites as u64) as usize;
+            let most = if member.percent(50) { 20 } else { 300 };
+            let out_for = member.range(1, most) * SECOND;
+            chores.push((time(&mut member), Chore::Member { site, evict: member.percent(60), out_for }));
+        }
+    }
+    chores.sort_by_key(|(at, _)| *at);
+    chores
+}

@@ -1,0 +1,560 @@
+//! The world: takes what happens next, drives the cores, executes their effects, and shows every event to the
+//! invariants.
+
+mod calm;
+mod disk;
+mod faults;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use refrain_core::config::Config;
+use refrain_core::ids::{Oid, Op};
+use refrain_core::mutant::Mutants;
+use refrain_core::names::{RepoName, SiteId};
+use refrain_core::port::{ClientEffect, Effect, Input, Notice};
+use refrain_core::refdb::{Judgement, Verdict};
+use refrain_core::rng::Rng;
+use refrain_core::site::Site;
+
+use crate::client::Clients;
+use crate::clock::Clock;
+use crate::coverage::Coverage;
+use crate::dice::Dice;
+use crate::log::{Append, Log};
+use crate::net::Net;
+use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
+use crate::queue::Queue;
+use crate::repo::Repo;
+use crate::site::{Daemon, Disk, Host};
+use crate::swarm::{Plan, SECOND};
+use crate::trace::{self, Trace};
+use crate::walk::Universe;
+
+/// What can be due.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// A daemon's deadline.
+    Wake(u64),
+    /// A fact arrives at a daemon.
+    Give(u64, Input),
+    /// A daemon's disk or fetch is done.
+    Disk(u64, Op),
+    /// An append reaches the log.
+    Arrive(Box<Append>),
+    /// An append becomes durable.
+    Land(Box<Append>),
+    /// A read reaches the log.
+    Ask(wire::Asked),
+    /// A client does something.
+    Client(usize),
+    /// A client does what it has set out to do.
+    Again(usize),
+    /// A client hears of its push, or that its connection is gone.
+    Told(usize),
+    /// People come to a machine just when something happens to it.
+    Burst(usize),
+    /// People push to a repository just when an operator changes it.
+    Crowd(usize),
+    /// A push of the scenario's script.
+    Script(usize),
+    /// A fault begins.
+    Strike(usize),
+    /// A fault ends.
+    Heal(usize),
+    /// A supervisor starts a daemon.
+    Boot(usize, bool),
+    /// An operator begins something.
+    Chore(usize),
+    /// An operator gives, or repeats, an order.
+    Order(usize),
+    /// A second has passed.
+    Tick,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing was broken, and everything came to rest.
+    Clean,
+    /// Promises were.
+    Violated(Vec<Violation>),
+    /// The world did not come to rest in time.
+    NotConverged(String),
+}
+
+/// One run.
+pub struct World {
+    /// Drawn beforehand.
+    pub plan: Plan,
+    /// What invariants see.
+    pub observed: Observed,
+    /// What was met.
+    pub coverage: Coverage,
+    /// What happened.
+    pub trace: Trace,
+    /// Calls into cores.
+    pub handles: u64,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) generations: BTreeMap<Oid, u32>,
+    pub(crate) everything: BTreeSet<Oid>,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) daemons: Vec<Daemon>,
+    pub(crate) clients: Clients,
+    pub(crate) repos: Vec<RepoName>,
+    pub(crate) faults: faults::Faults,
+    pub(crate) log: Log,
+    pub(crate) net: Net,
+    /// What the last repository's count of sweeps began with.
+    sweeps: u64,
+    pub(crate) disk_rng: Rng,
+    pub(crate) log_rng: Rng,
+    calm: calm::Calm,
+    root: Rng,
+    clocks: Rng,
+    invariants: Vec<Box<dyn Invariant>>,
+    violations: Vec<Violation>,
+    end: Option<End>,
+}
+
+impl World {
+    /// The beginning of a run.
+    pub fn new(plan: Plan, traced: bool, invariants: Vec<Box<dyn Invariant>>) -> Self {
+        let root = Rng::new(plan.seed);
+        let mut clocks = root.fork("clocks");
+        let mut observed =
+            Observed { refdb_none: plan.refdb == refrain_core::config::RefDb::None, ..Observed::default() };
+        observed.naive.refdb_none = observed.refdb_none;
+        let hosts: Vec<Host> = plan
+            .sites
+            .iter()
+            .map(|name| {
+                let site = SiteId::parse(name).expect("a plan's site names are good");
+                observed.sites.insert(site.clone(), SiteView::default());
+                let off_ms = clocks.range(0, 4_000) as i64 - 2_000;
+                Host::new(site, name, Clock::new(0, clocks.range(0, 100) as i64 - 50, off_ms))
+            })
+            .collect();
+        let repos =
+            (0..plan.repos.len()).map(|at| RepoName::parse(&format!("repo{at}")).expect("a good name")).collect();
+        let mut world = Self {
+            queue: Queue::new(root.fork("tie")),
+            generations: BTreeMap::new(),
+            everything: BTreeSet::new(),
+            hosts,
+            daemons: Vec::new(),
+            clients: Clients::new(&plan, root.fork("workload")),
+            repos,
+            faults: faults::Faults::default(),
+            log: Log::default(),
+            net: Net::new(root.fork("net"), plan.latency.clone()),
+            sweeps: 0,
+            disk_rng: root.fork("disk"),
+            log_rng: root.fork("log"),
+            calm: calm::Calm::default(),
+            clocks,
+            root,
+            invariants,
+            violations: Vec::new(),
+            end: None,
+            trace: Trace::new(traced),
+            coverage: Coverage::default(),
+            handles: 0,
+            observed,
+            plan,
+        };
+        world.schedule();
+        world
+    }
+
+    fn schedule(&mut self) {
+        for host in 0..self.hosts.len() {
+            let at = self.disk_rng.below(SECOND);
+            self.queue.at(at, Happening::Boot(host, false));
+        }
+        for (at, strike) in self.plan.strikes.iter().enumerate() {
+            self.queue.at(strike.at, Happening::Strike(at));
+        }
+        for (at, (time, _)) in self.plan.chores.iter().enumerate() {
+            self.queue.at(*time, Happening::Chore(at));
+        }
+        for (at, push) in self.plan.script.iter().enumerate() {
+            self.queue.at(crate::scenario::micros(push.at), Happening::Script(at));
+        }
+        for repo in 0..self.repos.len() {
+            self.create_repo(repo, 2 * SECOND);
+        }
+        for client in 0..self.plan.clients {
+            self.queue.at(5 * SECOND + client as u64, Happening::Client(client));
+        }
+        self.queue.at(SECOND, Happening::Tick);
+    }
+
+    /// Runs to the end.
+    pub fn run(&mut self) -> End {
+        loop {
+            if let Some(end) = self.end.take() {
+                return end;
+            }
+            let next = self.queue.pop().expect("there is always a next tick");
+            self.step(next);
+            if !self.violations.is_empty() {
+                return End::Violated(std::mem::take(&mut self.violations));
+            }
+        }
+    }
+
+    fn step(&mut self, next: Happening) {
+        match next {
+            Happening::Wake(daemon) => self.wake(daemon),
+            Happening::Give(daemon, input) => self.give(daemon, input),
+            Happening::Disk(daemon, op) => self.disk_done(daemon, op),
+            Happening::Arrive(append) => self.arrive(append),
+            Happening::Land(append) => self.land(&append),
+            Happening::Ask(asked) => self.asked(asked),
+            Happening::Client(client) => self.client_acts(client),
+            Happening::Again(client) => self.client_goes_on(client),
+            Happening::Told(push) => self.client_told(push),
+            Happening::Burst(host) => self.client_comes(host),
+            Happening::Crowd(repo) => self.client_crowds(repo),
+            Happening::Script(at) => self.scripted(at),
+            Happening::Strike(at) => self.strike(at),
+            Happening::Heal(at) => self.heal(at),
+            Happening::Boot(host, take_over) => self.boot(host, take_over),
+            Happening::Chore(at) => self.chore(at),
+            Happening::Order(at) => self.order(at),
+            Happening::Tick => self.tick(),
+        }
+    }
+
+    /// Virtual time, in microseconds.
+    pub fn now(&self) -> u64 {
+        self.queue.now()
+    }
+
+    /// Shows an event to every invariant.
+    pub(crate) fn emit(&mut self, event: &Event) {
+        for invariant in &mut self.invariants {
+            self.violations.extend(invariant.check(&self.observed, event));
+        }
+    }
+
+    /// A promise outside the invariants was broken.
+    pub(crate) fn fail(&mut self, violation: Violation) {
+        self.violations.push(violation);
+    }
+
+    pub(crate) fn note(&mut self, host: usize, numbers: [u64; 3], text: impl FnOnce() -> String) {
+        let now = self.queue.now();
+        self.trace.note(now, &self.hosts[host].name, numbers, text);
+    }
+
+    /// A line about nobody in particular.
+    pub(crate) fn say(&mut self, numbers: [u64; 3], text: impl FnOnce() -> String) {
+        let now = self.queue.now();
+        self.trace.note(now, "world", numbers, text);
+    }
+
+    pub(crate) fn finish(&mut self, end: End) {
+        self.end = Some(end);
+    }
+
+    /// A repository on a machine, and every object there ever was.
+    pub(crate) fn repo(&mut self, host: usize, name: &RepoName) -> Option<(Repo<'_>, Universe<'_>)> {
+        let host = &mut self.hosts[host];
+        let universe = Universe { objects: &self.observed.objects, generations: &self.generations };
+        let views =
+            if host.shadow { &mut host.disk.views } else { &mut self.observed.sites.get_mut(&host.site)?.repos };
+        let repo = Repo { view: views.get_mut(name)?, extra: host.disk.extras.get_mut(name)? };
+        Some((repo, universe))
+    }
+
+    pub(crate) fn views(&mut self, host: usize) -> &mut BTreeMap<RepoName, crate::observed::RepoView> {
+        let host = &mut self.hosts[host];
+        if host.shadow {
+            &mut host.disk.views
+        } else {
+            &mut self.observed.sites.get_mut(&host.site).expect("every machine's site is known").repos
+        }
+    }
+
+    /// The refs of a repository as a machine shows them.
+    pub(crate) fn shown(
+        &mut self,
+        host: usize,
+        repo: &RepoName,
+    ) -> Option<&BTreeMap<refrain_core::names::RefName, Oid>> {
+        self.views(host).get(repo).map(|view| &view.refs)
+    }
+
+    /// A daemon starts with what its disk holds.
+    fn boot(&mut self, host: usize, take_over: bool) {
+        let now = self.now();
+        let at = &mut self.hosts[host];
+        if at.gone || at.daemon.is_some() {
+            return;
+        }
+        if at.held_until > now {
+            let until = at.held_until;
+            return self.queue.at(until, Happening::Boot(host, take_over));
+        }
+        let number = self.daemons.len() as u64;
+        at.daemon = Some(number);
+        // Locks of the dead are swept first.
+        at.disk.extras.values_mut().for_each(|extra| extra.stale_locks.clear());
+        let clock = at.clock.rebooted(now, self.clocks.below(1 << 40));
+        let site = at.site.clone();
+        let restored = at.disk.journal.restored();
+        let config = self.config(host, &site, take_over);
+        let rng = self.root.fork(&format!("daemon-{number}"));
+        self.note(host, [100, number, u64::from(take_over)], || {
+            format!("daemon {number} starts, take_over={take_over}")
+        });
+        let (core, effects) = Site::start(clock.read(now), config, restored, rng);
+        self.daemons.push(Daemon::new(host, core, clock));
+        if self.hosts[host].shadow {
+            self.observed.shadows.insert(number);
+        } else {
+            self.observed.sites.get_mut(&site).expect("known").up = true;
+            self.emit(&Event::Started { site, daemon: number });
+        }
+        self.after_core(number, effects);
+    }
+
+    fn config(&self, host: usize, site: &SiteId, take_over: bool) -> Config {
+        let sites = self.plan.sites.iter().map(|name| SiteId::parse(name).expect("checked")).collect();
+        let place = self.plan.sites.iter().position(|name| name == site.as_str()).unwrap_or(host);
+        let mut config = Config::new(site.clone(), sites, self.plan.partitions);
+        config.ack = self.plan.acks[place];
+        config.refdb = self.plan.refdb;
+        config.inline_max = self.plan.inline_max;
+        config.take_over = take_over;
+        config.mutants = self.plan.mutant.map_or(Mutants::none(), Mutants::with);
+        config
+    }
+
+    /// A fact arrives.
+    pub(crate) fn give(&mut self, daemon: u64, input: Input) {
+        let now = self.now();
+        let Some(at) = self.daemons.get_mut(daemon as usize).filter(|at| at.core.is_some()) else { return };
+        let host = at.host;
+        if self.hosts[host].paused_until > now {
+            let until = self.hosts[host].paused_until;
+            return self.queue.at(until, Happening::Give(daemon, input));
+        }
+        let (kind, op) = trace::input_ids(&input);
+        self.trace.note(now, &self.hosts[host].name, [daemon, kind, op], || {
+            format!("{} {}", machine_of_input(&input), trace::input(&input))
+        });
+        self.handles += 1;
+        let clock = at.clock.read(now);
+        let effects = at.core.as_mut().expect("checked above").handle(clock, input);
+        self.after_core(daemon, effects);
+    }
+
+    fn wake(&mut self, daemon: u64) {
+        let now = self.now();
+        let at = &mut self.daemons[daemon as usize];
+        if at.core.is_none() || at.wake != Some(now) {
+            return;
+        }
+        let paused = self.hosts[at.host].paused_until;
+        if paused > now {
+            at.wake = Some(paused);
+            return self.queue.at(paused, Happening::Wake(daemon));
+        }
+        at.wake = None;
+        let clock = at.clock.read(now);
+        let core = at.core.as_mut().expect("checked above");
+        let effects = if core.poll_timeout().is_some_and(|due| due <= clock.at) {
+            self.handles += 1;
+            let effects = core.handle_timeout(clock);
+            self.trace.note(now, &self.hosts[at.host].name, [daemon, 50, 0], || "site <- timeout".to_string());
+            effects
+        } else {
+            Vec::new()
+        };
+        self.after_core(daemon, effects);
+    }
+
+    /// Whatever a core did: its verdicts are seen, its effects executed in order, its next deadline noted.
+    fn after_core(&mut self, daemon: u64, effects: Vec<Effect>) {
+        let at = &mut self.daemons[daemon as usize];
+        let Some(core) = &mut at.core else { return };
+        let judged = core.take_judged();
+        let site = self.hosts[at.host].site.clone();
+        for (partition, offset, verdict) in judged {
+            let words = self.words(&verdict);
+            self.emit(&Event::Judged { site: site.clone(), daemon, partition, offset, words });
+        }
+        for effect in effects {
+            if self.kill_is_due(daemon, &effect) {
+                return;
+            }
+            self.execute(daemon, effect);
+            if self.daemons[daemon as usize].core.is_none() {
+                return;
+            }
+        }
+        self.set_alarm(daemon);
+    }
+
+    fn set_alarm(&mut self, daemon: u64) {
+        let at = &mut self.daemons[daemon as usize];
+        let Some(due) = at.core.as_ref().and_then(Site::poll_timeout) else { return };
+        let when = at.clock.when(due).max(self.queue.now());
+        if at.wake.is_none_or(|wake| when < wake) {
+            at.wake = Some(when);
+            self.queue.at(when, Happening::Wake(daemon));
+        }
+    }
+
+    fn words(&mut self, verdict: &Verdict) -> Vec<&'static str> {
+        let words: Vec<&'static str> = match verdict {
+            Verdict::Void(void) => {
+                self.coverage.mark("void", void.word());
+                vec!["void"]
+            }
+            Verdict::Counted => vec!["counted"],
+            Verdict::Push(judgements) => judgements
+                .iter()
+                .map(|judgement| match judgement {
+                    Judgement::Accepted { .. } => "accepted",
+                    Judgement::Unchanged => "unchanged",
+                    Judgement::Rejected(why) => why.word(),
+                })
+                .collect(),
+        };
+        words.iter().for_each(|word| self.coverage.mark("verdict", word));
+        words
+    }
+
+    /// Whether the daemon dies before this effect.
+    fn kill_is_due(&mut self, daemon: u64, _effect: &Effect) -> bool {
+        let at = &mut self.daemons[daemon as usize];
+        match &mut at.kill_in {
+            Some(0) => {
+                self.stop(daemon, faults::Death::Killed);
+                true
+            }
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn execute(&mut self, daemon: u64, effect: Effect) {
+        let host = self.daemons[daemon as usize].host;
+        let (kind, op) = trace::effect_ids(&effect);
+        let now = self.queue.now();
+        self.trace.note(now, &self.hosts[host].name, [daemon, 1000 + kind, op], || {
+            format!("{} {}", machine_of_effect(&effect), trace::effect(&effect))
+        });
+        match effect {
+            Effect::Log(effect) => self.hand_to_log(daemon, effect),
+            Effect::Git(effect) => self.hand_to_git(daemon, effect),
+            Effect::Journal(effect) => self.hand_to_journal(daemon, effect),
+            Effect::Client(effect) => self.hand_to_client(daemon, effect),
+        }
+    }
+
+    fn hand_to_client(&mut self, daemon: u64, effect: ClientEffect) {
+        let host = self.daemons[daemon as usize].host;
+        match effect {
+            ClientEffect::Reply { id, answers, remote } => self.replied(daemon, id, answers, remote),
+            ClientEffect::Ordered { id, outcome } => self.ordered(daemon, id, outcome.map(|_| ())),
+            ClientEffect::Notice(Notice::Ready) => {
+                let site = self.hosts[host].site.clone();
+                if !self.hosts[host].shadow {
+                    self.observed.sites.get_mut(&site).expect("known").ready = true;
+                    self.emit(&Event::Ready { site, daemon });
+                }
+            }
+            ClientEffect::Notice(Notice::Parked { .. }) => self.coverage.mark("world", "parked"),
+            ClientEffect::Notice(Notice::ForeignRef { .. } | Notice::Stopped { .. } | Notice::InForce { .. }) => {}
+            ClientEffect::Exit { code, .. } => {
+                if code == 75 {
+                    self.coverage.mark("world", "exit-75");
+                }
+                self.stop(daemon, faults::Death::Exited);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.refresh_views();
+        self.emit(&Event::Tick);
+        self.queue.after(SECOND, Happening::Tick);
+        self.look_for_calm();
+    }
+
+    fn refresh_views(&mut self) {
+        for host in &self.hosts {
+            let Some(core) = host.daemon.and_then(|daemon| self.daemons[daemon as usize].core.as_ref()) else {
+                continue;
+            };
+            if host.shadow {
+                continue;
+            }
+            let view = self.observed.sites.get_mut(&host.site).expect("known");
+            view.held = core.held();
+            view.in_flight = core.in_flight();
+            let report = self.observed.reports.get(&host.site);
+            view.parked = report.map_or(0, |report| report.partitions.values().map(|mark| mark.parked).sum());
+        }
+    }
+}
+
+impl Host {
+    fn new(site: SiteId, name: &str, clock: Clock) -> Self {
+        Self {
+            site,
+            name: name.to_string(),
+            shadow: false,
+            gone: false,
+            disk: Disk::default(),
+            backup: None,
+            clock,
+            daemon: None,
+            held_until: 0,
+            paused_until: 0,
+            slow: 1,
+        }
+    }
+}
+
+impl Daemon {
+    fn new(host: usize, core: Site, clock: Clock) -> Self {
+        Self {
+            host,
+            core: Some(core),
+            clock,
+            wake: None,
+            kill_in: None,
+            kill_in_refs: false,
+            under_way: BTreeMap::new(),
+            pushes: BTreeMap::new(),
+            orders: BTreeMap::new(),
+        }
+    }
+}
+
+fn machine_of_input(input: &Input) -> &'static str {
+    match input {
+        Input::Log(_) => "log",
+        Input::Git(_) => "git",
+        Input::Journal(_) => "journal",
+        Input::Client(_) => "client",
+    }
+}
+
+fn machine_of_effect(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Log(_) => "log",
+        Effect::Git(_) => "git",
+        Effect::Journal(_) => "journal",
+        Effect::Client(_) => "client",
+    }
+}

@@ -1,0 +1,152 @@
+//! After the storm: faults stop, and within bounded virtual time every site must show the same, and take a push.
+
+use refrain_core::ids::Oid;
+use refrain_core::port::{Answer, Topic, Wish};
+
+use super::{End, World};
+use crate::observed::Event;
+use crate::swarm::SECOND;
+
+/// How long nothing may be published before a run counts as at rest: longer than any wait of the core but the silence
+/// after which an aggregator is replaced.
+const QUIET: u64 = 40 * SECOND;
+
+/// Where a run stands.
+#[derive(Debug, Default)]
+pub struct Calm {
+    /// When faults stopped.
+    since: Option<u64>,
+    /// Each site's check push: its place in `Observed::pushes`, once sent.
+    checks: Vec<Option<usize>>,
+    /// Sites whose check push was answered with ok.
+    checked: Vec<bool>,
+    published: usize,
+    quiet_since: u64,
+}
+
+impl World {
+    /// Looked at every second.
+    pub(super) fn look_for_calm(&mut self) {
+        let now = self.now();
+        let Some(since) = self.calm.since else {
+            if now >= self.plan.calm_at {
+                self.begin_calm();
+            }
+            return;
+        };
+        if self.observed.published.len() != self.calm.published {
+            self.calm.published = self.observed.published.len();
+            self.calm.quiet_since = now;
+        }
+        let lacking = self.lacking();
+        if lacking.is_none() {
+            if !self.calm.checked.iter().all(|done| *done) {
+                self.check_sites();
+            } else if now >= self.calm.quiet_since + QUIET {
+                self.refresh_views();
+                self.emit(&Event::AtRest);
+                return self.finish(End::Clean);
+            }
+        }
+        if now >= since + self.plan.patience {
+            let why = lacking.or_else(|| self.unchecked()).unwrap_or_else(|| "publications go on".to_string());
+            self.finish(End::NotConverged(why));
+        }
+    }
+
+    fn begin_calm(&mut self) {
+        self.say([400, 0, 0], || "faults stop".to_string());
+        self.calm.since = Some(self.now());
+        self.calm.checks = vec![None; self.plan.sites.len()];
+        self.calm.checked = vec![false; self.plan.sites.len()];
+        self.faults_stop();
+        self.tidy_up();
+    }
+
+    /// What is missing to convergence, if anything.
+    fn lacking(&mut self) -> Option<String> {
+        if let Some(order) = self.clients.open_order() {
+            return Some(format!("an operator's order is not done: {order}"));
+        }
+        for host in 0..self.plan.sites.len() {
+            let site = self.hosts[host].site.clone();
+            let Some(daemon) = self.hosts[host].daemon else { return Some(format!("{site} is down")) };
+            if !self.observed.sites[&site].ready {
+                return Some(format!("{site} is not ready"));
+            }
+            if !self.daemons[daemon as usize].pushes.is_empty() {
+                return Some(format!("{site} has unanswered pushes"));
+            }
+            let pair = self.observed.daemons.get(&daemon).map(|(_, epoch, instance)| (*epoch, *instance));
+            let report = self.observed.reports.get(&site).filter(|it| Some((it.epoch, it.instance)) == pair);
+            let Some(report) = report else { return Some(format!("{site} has reported nothing")) };
+            for partition in (0..self.plan.partitions).map(refrain_core::ids::Partition) {
+                let end = self.log.end(Topic::PushData(partition));
+                let mark = report.partitions.get(&partition).cloned().unwrap_or_default();
+                if end.0 > 0 && (mark.next < end || !mark.except.is_empty()) {
+                    let open = mark.first_open();
+                    return Some(format!(
+                        "{site} reports partition {partition} up to {open} of {end}, except {:?}",
+                        mark.except
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    fn unchecked(&self) -> Option<String> {
+        let at = self.calm.checked.iter().position(|done| !done)?;
+        let site = &self.hosts[at].site;
+        let answers = self.calm.checks[at].map(|push| &self.observed.pushes[push].answers);
+        Some(format!("a push at {site} does not succeed: {answers:?}"))
+    }
+
+    /// Everybody can push again.
+    fn check_sites(&mut self) {
+        for host in 0..self.plan.sites.len() {
+            if self.calm.checked[host] {
+                continue;
+            }
+            if let Some(push) = self.calm.checks[host] {
+                match &self.observed.pushes[push].answers {
+                    Some(answers) if answers.iter().all(|answer| *answer == Answer::Ok) => {
+                        self.calm.checked[host] = true;
+                        continue;
+                    }
+                    Some(_) => {}
+                    None => continue,
+                }
+            }
+            self.calm.checks[host] = self.check_push(host);
+        }
+    }
+
+    fn check_push(&mut self, host: usize) -> Option<usize> {
+        let repo = self.repos[0].clone();
+        if self.shown(host, &repo).is_none() {
+            // Two operators' deletions of one name can cross: the last order may have been one.
+            self.create_repo(0, self.now());
+            return None;
+        }
+        let name = format!("refs/heads/check-{}", self.hosts[host].name);
+        let parsed = refrain_core::names::RefName::parse(&name).expect("a good name");
+        let old: Option<Oid> = self.shown(host, &repo)?.get(&parsed).copied();
+        let new = self.new_commit(old.into_iter().collect());
+        let wish = Wish { name, old, new: Some(new) };
+        self.send_push(host, &repo, false, vec![wish], None)
+    }
+
+    /// Whether clients have stopped.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm.since.is_some()
+    }
+
+    /// Operators undo what would refuse a push, and take every site back.
+    fn tidy_up(&mut self) {
+        for repo in 0..self.repos.len() {
+            self.lift_configuration(repo);
+        }
+        self.take_all_back();
+    }
+}

@@ -1,0 +1,336 @@
+//! Between a daemon and its disk: work takes time, and what a crash finds under way is done in part.
+
+use std::collections::BTreeSet;
+
+use refrain_core::ids::{Oid, Op};
+use refrain_core::names::RepoName;
+use refrain_core::port::{
+    Edit, GitEffect, GitInput, Input, JournalEffect, JournalInput, Prepared, Received, RefSet, RepoShape,
+};
+
+use super::{Happening, World};
+use crate::dice::Dice;
+use crate::net::{End, Passage};
+use crate::observed::{Event, RepoView};
+use crate::repo::{Extra, unpack};
+use crate::site::Work;
+use crate::swarm::SECOND;
+
+const FETCH_TIMEOUT: u64 = 5 * SECOND;
+
+impl World {
+    fn disk_time(&mut self, host: usize, least: u64, most: u64) -> u64 {
+        self.disk_rng.range(least, most) * self.hosts[host].slow
+    }
+
+    fn begin(&mut self, daemon: u64, op: Op, work: Work, takes: u64) {
+        self.daemons[daemon as usize].under_way.insert(op, work);
+        self.queue.after(takes, Happening::Disk(daemon, op));
+    }
+
+    pub(super) fn hand_to_git(&mut self, daemon: u64, effect: GitEffect) {
+        let host = self.daemons[daemon as usize].host;
+        let (op, takes) = match &effect {
+            GitEffect::Prepare { op, .. } => (*op, self.disk_time(host, 300, 4_000)),
+            GitEffect::Receive { op, .. } => (*op, self.disk_time(host, 300, 6_000)),
+            GitEffect::SetRefs { op, .. } => (*op, self.disk_time(host, 200, 3_000)),
+            GitEffect::EnsureRepo { op, .. } => (*op, self.disk_time(host, 500, 5_000)),
+            GitEffect::Flush { op, repos } => {
+                let takes = self.disk_time(host, 1_000, 12_000);
+                let work = repos.clone().into_iter().filter_map(|name| {
+                    let (repo, _) = self.repo(host, &name)?;
+                    Some((name, repo.extra.shape.incarnation, repo.begin_flush()))
+                });
+                let work = Work::Flush(work.collect());
+                return self.begin(daemon, *op, work, takes);
+            }
+            GitEffect::Fetch { op, from, .. } => {
+                let peer = self.hosts.iter().position(|peer| peer.site == *from && !peer.shadow);
+                let way = peer.map(|peer| {
+                    (self.net.send(End::Host(host), End::Host(peer)), self.net.send(End::Host(peer), End::Host(host)))
+                });
+                match way {
+                    Some((Passage::Arrives(there, _), Passage::Arrives(back, _))) => (*op, there + back),
+                    _ => (*op, FETCH_TIMEOUT),
+                }
+            }
+        };
+        let dies = matches!(effect, GitEffect::SetRefs { .. }) && self.daemons[daemon as usize].kill_in_refs;
+        self.begin(daemon, op, Work::Git(effect), takes);
+        if dies {
+            self.stop(daemon, super::faults::Death::Killed);
+        }
+    }
+
+    pub(super) fn hand_to_journal(&mut self, daemon: u64, effect: JournalEffect) {
+        let host = self.daemons[daemon as usize].host;
+        let (op, takes) = match &effect {
+            JournalEffect::ReadTable { op, .. } | JournalEffect::ReadVerdicts { op, .. } => {
+                (*op, self.disk_time(host, 50, 800))
+            }
+            JournalEffect::Commit { op, .. } => (*op, self.disk_time(host, 800, 8_000)),
+        };
+        self.begin(daemon, op, Work::Journal(effect), takes);
+    }
+
+    /// Work is done: its outcome is told.
+    pub(super) fn disk_done(&mut self, daemon: u64, op: Op) {
+        let at = &mut self.daemons[daemon as usize];
+        let host = at.host;
+        if at.core.is_none() {
+            return;
+        }
+        let until = self.hosts[host].paused_until;
+        if until > self.queue.now() {
+            // The process that would do it stands still, too.
+            return self.queue.at(until, Happening::Disk(daemon, op));
+        }
+        let Some(work) = at.under_way.remove(&op) else { return };
+        let input = match work {
+            Work::Journal(effect) => Input::Journal(self.journal_done(host, effect)),
+            Work::Flush(repos) => {
+                let ok = self.hosts[host].slow == 1 || self.disk_rng.percent(80);
+                if ok {
+                    self.flushed(host, repos);
+                }
+                Input::Git(GitInput::Done { op, ok })
+            }
+            Work::Git(effect) => Input::Git(self.git_done(daemon, host, op, effect)),
+        };
+        self.give(daemon, input);
+    }
+
+    fn flushed(&mut self, host: usize, repos: Vec<(RepoName, refrain_core::ids::Incarnation, crate::repo::Flushing)>) {
+        for (name, life, flushing) in repos {
+            if let Some((mut repo, _)) = self.repo(host, &name).filter(|(repo, _)| repo.extra.shape.incarnation == life)
+            {
+                repo.end_flush(flushing);
+            }
+        }
+    }
+
+    fn journal_done(&mut self, host: usize, effect: JournalEffect) -> JournalInput {
+        let journal = &mut self.hosts[host].disk.journal;
+        match effect {
+            JournalEffect::ReadTable { op, partition, keys } => {
+                JournalInput::TableRead { op, entries: journal.read(partition, keys) }
+            }
+            JournalEffect::ReadVerdicts { op, partition, from, max } => {
+                JournalInput::VerdictsRead { op, verdicts: journal.verdicts(partition, from, max) }
+            }
+            JournalEffect::Commit { op, commit } => {
+                journal.commit(commit);
+                JournalInput::Committed { op }
+            }
+        }
+    }
+
+    fn git_done(&mut self, daemon: u64, host: usize, op: Op, effect: GitEffect) -> GitInput {
+        let now = self.now();
+        match effect {
+            GitEffect::Prepare { repo, updates, offered, pack_max, .. } => {
+                let outcome = match self.repo(host, &repo) {
+                    Some((repo, universe)) => repo.prepare(&universe, &updates, &offered, pack_max),
+                    None => Prepared::Failed("there is no such repository here".to_string()),
+                };
+                GitInput::Prepared { op, outcome }
+            }
+            GitEffect::Receive { repo, pack, tips, hide, keep, .. } => {
+                let outcome = match self.repo(host, &repo) {
+                    Some((mut repo, universe)) => {
+                        let outcome = repo.receive(&universe, now, pack.as_deref(), &tips, &hide);
+                        if let (Some(offset), Received::Complete) = (keep, outcome) {
+                            repo.extra.keeps.insert(offset, (tips, false));
+                        }
+                        outcome
+                    }
+                    None => Received::Failed,
+                };
+                if matches!(outcome, Received::Missing(_)) {
+                    self.coverage.mark("world", "missing-here");
+                }
+                GitInput::Received { op, outcome }
+            }
+            GitEffect::Fetch { repo, from, tips, haves, .. } => {
+                let ok = self.fetch(host, &repo, &from, &tips, &haves);
+                GitInput::Done { op, ok }
+            }
+            GitEffect::SetRefs { repo, edits, release, .. } => {
+                let results = self.set_refs(daemon, &repo, &edits);
+                if let Some((repo, _)) = self.repo(host, &repo) {
+                    release.iter().for_each(|offset| drop(repo.extra.keeps.remove(offset)));
+                }
+                GitInput::RefsSet { op, results }
+            }
+            GitEffect::EnsureRepo { repo, shape, if_absent, .. } => {
+                let ok = self.ensure(host, &repo, shape, if_absent);
+                GitInput::Done { op, ok }
+            }
+            GitEffect::Flush { .. } => GitInput::Done { op, ok: true },
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        host: usize,
+        repo: &RepoName,
+        from: &refrain_core::names::SiteId,
+        tips: &[Oid],
+        haves: &[refrain_core::names::RefName],
+    ) -> bool {
+        let now = self.now();
+        let Some(peer) = self.hosts.iter().position(|peer| peer.site == *from && !peer.shadow) else { return false };
+        let open =
+            self.net.is_open(End::Host(host), End::Host(peer)) && self.net.is_open(End::Host(peer), End::Host(host));
+        if !open || self.hosts[peer].daemon.is_none() {
+            return false;
+        }
+        let Some(shown) = self.shown(host, repo) else { return false };
+        let hide: Vec<Oid> = haves.iter().filter_map(|name| shown.get(name).copied()).collect();
+        let Some((there, universe)) = self.repo(peer, repo) else { return false };
+        let walked = universe.walk(&there.view.objects, tips, &hide);
+        if walked.missing.is_some() {
+            return false;
+        }
+        let Some((mut here, _)) = self.repo(host, repo) else { return false };
+        here.write(now, &walked.found);
+        self.coverage.mark("world", "fetched");
+        true
+    }
+
+    /// Deletions in one transaction, then the others.
+    fn set_refs(&mut self, daemon: u64, repo: &RepoName, edits: &[Edit]) -> Vec<RefSet> {
+        let host = self.daemons[daemon as usize].host;
+        let now = self.now();
+        let mut results: Vec<RefSet> = edits.iter().map(|_| RefSet::Failed).collect();
+        for deletions in [true, false] {
+            let places: Vec<usize> = (0..edits.len()).filter(|at| edits[*at].new.is_none() == deletions).collect();
+            let part: Vec<Edit> = places.iter().map(|at| edits[*at].clone()).collect();
+            let Some((at_hand, _)) = self.repo(host, repo) else { return results };
+            let obstacles = at_hand.check(now, &part);
+            for ((place, edit), obstacle) in places.into_iter().zip(part).zip(obstacles) {
+                results[place] = match obstacle {
+                    Some(obstacle) => obstacle,
+                    None => {
+                        self.set_ref(host, repo, &edit);
+                        RefSet::Done
+                    }
+                };
+            }
+        }
+        results
+    }
+
+    fn set_ref(&mut self, host: usize, repo: &RepoName, edit: &Edit) {
+        let Some((mut at_hand, _)) = self.repo(host, repo) else { return };
+        at_hand.set(edit);
+        if !self.hosts[host].shadow && edit.old != edit.new {
+            let site = self.hosts[host].site.clone();
+            let (name, from, to) = (edit.name.clone(), edit.old, edit.new);
+            self.emit(&Event::RefSet { site, repo: repo.clone(), name, from, to, foreign: false });
+        }
+    }
+
+    /// False if another life of the repository is there and is to be left alone.
+    fn ensure(&mut self, host: usize, repo: &RepoName, shape: Option<RepoShape>, if_absent: bool) -> bool {
+        let life = self.hosts[host].disk.extras.get(repo).map(|extra| extra.shape.incarnation);
+        let same = life == shape.as_ref().map(|shape| shape.incarnation);
+        if if_absent && life.is_some() && !same {
+            return false;
+        }
+        match shape {
+            Some(shape) if same => {
+                self.hosts[host].disk.extras.get_mut(repo).expect("found above").shape = shape;
+            }
+            Some(shape) => {
+                self.hosts[host].disk.extras.insert(repo.clone(), Extra::new(shape));
+                let view = self.new_view();
+                self.views(host).insert(repo.clone(), view);
+            }
+            None => {
+                self.hosts[host].disk.extras.remove(repo);
+                self.views(host).remove(repo);
+            }
+        }
+        true
+    }
+
+    /// An empty repository, told from every earlier one by its count of sweeps.
+    pub(super) fn new_view(&mut self) -> RepoView {
+        self.sweeps += 1_000_000;
+        RepoView { swept: self.sweeps, ..RepoView::default() }
+    }
+
+    /// The daemon died: what was under way is done, done in part, or not done.
+    pub(super) fn tear(&mut self, daemon: u64) {
+        let host = self.daemons[daemon as usize].host;
+        for (_, work) in std::mem::take(&mut self.daemons[daemon as usize].under_way) {
+            let coin = self.disk_rng.percent(50);
+            match work {
+                Work::Journal(JournalEffect::Commit { commit, .. }) => {
+                    if coin {
+                        self.coverage.mark("world", "torn-commit");
+                        self.hosts[host].disk.journal.commit(commit);
+                    }
+                }
+                Work::Journal(_) | Work::Git(GitEffect::Prepare { .. } | GitEffect::Flush { .. }) => {}
+                Work::Flush(repos) if coin => self.flushed(host, repos),
+                Work::Flush(_) => {}
+                Work::Git(GitEffect::EnsureRepo { repo, shape, if_absent, .. }) => {
+                    if coin {
+                        self.ensure(host, &repo, shape, if_absent);
+                    }
+                }
+                Work::Git(GitEffect::Receive { repo, pack, .. }) => {
+                    let objects = pack.map(|pack| unpack(&pack)).unwrap_or_default();
+                    self.write_some(host, &repo, &objects);
+                }
+                Work::Git(GitEffect::Fetch { .. }) => {}
+                Work::Git(GitEffect::SetRefs { repo, edits, .. }) => self.tear_refs(host, &repo, &edits),
+            }
+        }
+    }
+
+    fn write_some(&mut self, host: usize, repo: &RepoName, objects: &[Oid]) {
+        let now = self.now();
+        let some: Vec<Oid> = objects.iter().copied().filter(|_| self.disk_rng.percent(50)).collect();
+        if let Some((mut repo, _)) = self.repo(host, repo) {
+            repo.write(now, &some);
+            self.coverage.mark("world", "torn-receive");
+        }
+    }
+
+    /// A ref transaction is a sequence of renames: some happened, and locks may be left.
+    fn tear_refs(&mut self, host: usize, repo: &RepoName, edits: &[Edit]) {
+        let now = self.now();
+        let mut order: Vec<Edit> = edits.iter().filter(|edit| edit.new.is_none()).cloned().collect();
+        order.extend(edits.iter().filter(|edit| edit.new.is_some()).cloned());
+        let done = self.disk_rng.below(order.len() as u64 + 1) as usize;
+        if done > 0 && done < order.len() {
+            self.coverage.mark("world", "torn-refs");
+        }
+        for edit in &order[..done] {
+            let Some((at_hand, _)) = self.repo(host, repo) else { return };
+            if at_hand.check(now, std::slice::from_ref(edit)) == [None] {
+                self.set_ref(host, repo, edit);
+            }
+        }
+        let left: Vec<Edit> = order[done..].iter().filter(|_| self.disk_rng.percent(50)).cloned().collect();
+        if let Some((at_hand, _)) = self.repo(host, repo)
+            && !left.is_empty()
+        {
+            at_hand.extra.stale_locks.extend(left.into_iter().map(|edit| edit.name));
+            self.coverage.mark("world", "lock-left");
+        }
+    }
+
+    /// Objects that are being received at a machine.
+    pub(super) fn being_received(&self, host: usize) -> BTreeSet<Oid> {
+        let Some(daemon) = self.hosts[host].daemon else { return BTreeSet::new() };
+        let packs = self.daemons[daemon as usize].under_way.values().filter_map(|work| match work {
+            Work::Git(GitEffect::Receive { pack: Some(pack), .. }) => Some(unpack(pack)),
+            _ => None,
+        });
+        packs.flatten().collect()
+    }
+}
