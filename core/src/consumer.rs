@@ -63,6 +63,7 @@ pub struct Consumer {
 impl Consumer {
     /// A projection that goes on with the journal's `work`.
     pub(crate) fn new(
+        at: Instant,
         partition: Partition,
         site: SiteId,
         mutants: Mutants,
@@ -90,7 +91,8 @@ impl Consumer {
         };
         for (offset, work) in work {
             consumer.journalled.insert(offset);
-            consumer.take(Instant::default(), offset, work, Source::Log);
+            // The wait for the other sites begins anew: how long it lasted before nobody knows.
+            consumer.take(at, offset, work, Source::Log);
         }
         consumer
     }

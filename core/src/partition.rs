@@ -74,6 +74,7 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn new(
+        at: Instant,
         partition: Partition,
         config: Arc<Config>,
         control: Option<Control>,
@@ -84,7 +85,7 @@ impl Part {
             None => Fold::new(partition, config.refdb, config.mutants),
         };
         let position = fold.control().next;
-        let consumer = Consumer::new(partition, config.site.clone(), config.mutants, position, work);
+        let consumer = Consumer::new(at, partition, config.site.clone(), config.mutants, position, work);
         let producer = Producer::new(partition, config.clone());
         Self {
             partition,

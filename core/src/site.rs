@@ -75,7 +75,13 @@ impl Site {
             if control.is_some() {
                 aggregator.restore(partition);
             }
-            parts.push(Part::new(partition, config.clone(), control, work.remove(&partition).unwrap_or_default()));
+            parts.push(Part::new(
+                now.at,
+                partition,
+                config.clone(),
+                control,
+                work.remove(&partition).unwrap_or_default(),
+            ));
         }
         let mut rng = rng.fork("session");
         let session = Session::new(config.clone(), restored.session, &mut rng);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use refrain_core::refdb::{Judgement, Verdict};
+
 /// Counts by group and word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
@@ -107,6 +109,27 @@ impl Coverage {
 
     fn add(&mut self, group: &'static str, word: &'static str, count: u64) {
         *self.counts.entry((group, word)).or_insert(0) += count;
+    }
+
+    /// The words of a verdict, counted.
+    pub fn verdict(&mut self, verdict: &Verdict) -> Vec<&'static str> {
+        let words: Vec<&'static str> = match verdict {
+            Verdict::Void(void) => {
+                self.mark("void", void.word());
+                vec!["void"]
+            }
+            Verdict::Counted => vec!["counted"],
+            Verdict::Push(judgements) => judgements
+                .iter()
+                .map(|judgement| match judgement {
+                    Judgement::Accepted { .. } => "accepted",
+                    Judgement::Unchanged => "unchanged",
+                    Judgement::Rejected(why) => why.word(),
+                })
+                .collect(),
+        };
+        words.iter().for_each(|word| self.mark("verdict", word));
+        words
     }
 
     /// Takes another run's counts in.

@@ -91,3 +91,39 @@ pub enum Work {
     /// What was unflushed when it began.
     Flush(Vec<(RepoName, Incarnation, Flushing)>),
 }
+
+impl Host {
+    /// A right machine with an empty disk.
+    pub fn new(site: SiteId, name: &str, clock: Clock) -> Self {
+        Self {
+            site,
+            name: name.to_string(),
+            shadow: false,
+            gone: false,
+            disk: Disk::default(),
+            backup: None,
+            clock,
+            daemon: None,
+            held_until: 0,
+            paused_until: 0,
+            slow: 1,
+        }
+    }
+}
+
+impl Daemon {
+    /// A daemon that just started.
+    pub fn new(host: usize, core: Site, clock: Clock) -> Self {
+        Self {
+            host,
+            core: Some(core),
+            clock,
+            wake: None,
+            kill_in: None,
+            kill_in_refs: false,
+            under_way: BTreeMap::new(),
+            pushes: BTreeMap::new(),
+            orders: BTreeMap::new(),
+        }
+    }
+}

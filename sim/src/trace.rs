@@ -149,3 +149,23 @@ pub fn input(input: &Input) -> String {
 pub fn kind(decoded: &Decoded) -> &'static str {
     decoded.record.as_ref().map_or("malformed", |record| record.body.kind())
 }
+
+/// Who an input is for.
+pub fn machine_of_input(input: &Input) -> &'static str {
+    match input {
+        Input::Log(_) => "log",
+        Input::Git(_) => "git",
+        Input::Journal(_) => "journal",
+        Input::Client(_) => "client",
+    }
+}
+
+/// Who an effect is for.
+pub fn machine_of_effect(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Log(_) => "log",
+        Effect::Git(_) => "git",
+        Effect::Journal(_) => "journal",
+        Effect::Client(_) => "client",
+    }
+}

@@ -13,7 +13,6 @@ use refrain_core::ids::{Oid, Op};
 use refrain_core::mutant::Mutants;
 use refrain_core::names::{RepoName, SiteId};
 use refrain_core::port::{ClientEffect, Effect, Input, Notice};
-use refrain_core::refdb::{Judgement, Verdict};
 use refrain_core::rng::Rng;
 use refrain_core::site::Site;
 
@@ -26,7 +25,7 @@ use crate::net::Net;
 use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
 use crate::queue::Queue;
 use crate::repo::Repo;
-use crate::site::{Daemon, Disk, Host};
+use crate::site::{Daemon, Host};
 use crate::swarm::{Plan, SECOND};
 use crate::trace::{self, Trace};
 use crate::walk::Universe;
@@ -344,7 +343,7 @@ impl World {
         }
         let (kind, op) = trace::input_ids(&input);
         self.trace.note(now, &self.hosts[host].name, [daemon, kind, op], || {
-            format!("{} {}", machine_of_input(&input), trace::input(&input))
+            format!("{} {}", trace::machine_of_input(&input), trace::input(&input))
         });
         self.handles += 1;
         let clock = at.clock.read(now);
@@ -384,11 +383,11 @@ impl World {
         let judged = core.take_judged();
         let site = self.hosts[at.host].site.clone();
         for (partition, offset, verdict) in judged {
-            let words = self.words(&verdict);
+            let words = self.coverage.verdict(&verdict);
             self.emit(&Event::Judged { site: site.clone(), daemon, partition, offset, words });
         }
         for effect in effects {
-            if self.kill_is_due(daemon, &effect) {
+            if self.kill_is_due(daemon) {
                 return;
             }
             self.execute(daemon, effect);
@@ -409,28 +408,8 @@ impl World {
         }
     }
 
-    fn words(&mut self, verdict: &Verdict) -> Vec<&'static str> {
-        let words: Vec<&'static str> = match verdict {
-            Verdict::Void(void) => {
-                self.coverage.mark("void", void.word());
-                vec!["void"]
-            }
-            Verdict::Counted => vec!["counted"],
-            Verdict::Push(judgements) => judgements
-                .iter()
-                .map(|judgement| match judgement {
-                    Judgement::Accepted { .. } => "accepted",
-                    Judgement::Unchanged => "unchanged",
-                    Judgement::Rejected(why) => why.word(),
-                })
-                .collect(),
-        };
-        words.iter().for_each(|word| self.coverage.mark("verdict", word));
-        words
-    }
-
     /// Whether the daemon dies before this effect.
-    fn kill_is_due(&mut self, daemon: u64, _effect: &Effect) -> bool {
+    fn kill_is_due(&mut self, daemon: u64) -> bool {
         let at = &mut self.daemons[daemon as usize];
         match &mut at.kill_in {
             Some(0) => {
@@ -450,7 +429,7 @@ impl World {
         let (kind, op) = trace::effect_ids(&effect);
         let now = self.queue.now();
         self.trace.note(now, &self.hosts[host].name, [daemon, 1000 + kind, op], || {
-            format!("{} {}", machine_of_effect(&effect), trace::effect(&effect))
+            format!("{} {}", trace::machine_of_effect(&effect), trace::effect(&effect))
         });
         match effect {
             Effect::Log(effect) => self.hand_to_log(daemon, effect),
@@ -504,57 +483,5 @@ impl World {
             let report = self.observed.reports.get(&host.site);
             view.parked = report.map_or(0, |report| report.partitions.values().map(|mark| mark.parked).sum());
         }
-    }
-}
-
-impl Host {
-    fn new(site: SiteId, name: &str, clock: Clock) -> Self {
-        Self {
-            site,
-            name: name.to_string(),
-            shadow: false,
-            gone: false,
-            disk: Disk::default(),
-            backup: None,
-            clock,
-            daemon: None,
-            held_until: 0,
-            paused_until: 0,
-            slow: 1,
-        }
-    }
-}
-
-impl Daemon {
-    fn new(host: usize, core: Site, clock: Clock) -> Self {
-        Self {
-            host,
-            core: Some(core),
-            clock,
-            wake: None,
-            kill_in: None,
-            kill_in_refs: false,
-            under_way: BTreeMap::new(),
-            pushes: BTreeMap::new(),
-            orders: BTreeMap::new(),
-        }
-    }
-}
-
-fn machine_of_input(input: &Input) -> &'static str {
-    match input {
-        Input::Log(_) => "log",
-        Input::Git(_) => "git",
-        Input::Journal(_) => "journal",
-        Input::Client(_) => "client",
-    }
-}
-
-fn machine_of_effect(effect: &Effect) -> &'static str {
-    match effect {
-        Effect::Log(_) => "log",
-        Effect::Git(_) => "git",
-        Effect::Journal(_) => "journal",
-        Effect::Client(_) => "client",
     }
 }
