@@ -91,7 +91,8 @@ pub(super) struct PushJob {
     /// Records accepted here whose refs are to be shown.
     pub showing: BTreeSet<Offset>,
     /// Records that counted, for the acknowledgement by other sites.
-    pub accepted: BTreeSet<Offset>,
+    /// With whether they changed nothing: then some earlier record, at an unknown offset, is what others must hold.
+    pub accepted: BTreeMap<Offset, bool>,
     pub remote: Vec<String>,
     /// Values of earlier records of this push.
     pub earlier: Vec<Oid>,
@@ -287,9 +288,8 @@ impl Producer {
         }
         match verdict {
             Verdict::Push(judgements) => {
-                push.accepted.insert(offset);
+                push.accepted.insert(offset, judgements.contains(&Judgement::Unchanged));
                 push.showing.insert(offset);
-                push.accepted.extend(&unshown);
                 push.showing.extend(unshown);
                 for ((place, update), judgement) in batch.iter().zip(judgements) {
                     push.answers[*place] = Some(match judgement {
@@ -322,8 +322,10 @@ impl Producer {
         for (id, job) in &mut self.jobs {
             let (Stage::Waiting, Want::Push(push)) = (&job.stage, &mut job.want) else { continue };
             push.showing.retain(|offset| !early && behind(*offset));
-            let met =
-                |offset: &Offset| self.config.ack.is_met((self.partition, *offset), &self.config.site, control, peers);
+            let met = |(offset, unchanged): (&Offset, &bool)| {
+                let place = (self.partition, *offset);
+                self.config.ack.is_met(place, *unchanged, &self.config.site, control, peers)
+            };
             let held = push.accepted.iter().all(met);
             if push.showing.is_empty() && (held || !push.answers.contains(&Some(Answer::Ok))) {
                 done.push(*id);

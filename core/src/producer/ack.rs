@@ -3,19 +3,30 @@
 use crate::config::Ack;
 use crate::ids::{Offset, Partition};
 use crate::names::SiteId;
-use crate::progress::Peers;
+use crate::progress::{Mark, Peers};
 use crate::record::MemberState;
 use crate::refdb::Control;
 
 impl Ack {
     /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force in partition 0
     /// (`control`) is believed: an old one may have promised what its disk has lost.
-    pub(super) fn is_met(self, place: (Partition, Offset), own: &SiteId, control: &Control, peers: &Peers) -> bool {
+    pub(super) fn is_met(
+        self,
+        place: (Partition, Offset),
+        unchanged: bool,
+        own: &SiteId,
+        control: &Control,
+        peers: &Peers,
+    ) -> bool {
         let flushed = |site: &SiteId| {
             let Some(report) = peers.of(site) else { return false };
             let Some(speaker) = control.speakers.get(site) else { return false };
             let in_force = (speaker.epoch, speaker.instance) == (report.epoch, report.instance);
-            in_force && report.partitions.get(&place.0).is_some_and(|mark| mark.flushed(place.1))
+            let held = |mark: &Mark| match unchanged {
+                false => mark.flushed(place.1),
+                true => mark.first_open() > place.1,
+            };
+            in_force && report.partitions.get(&place.0).is_some_and(held)
         };
         match self {
             Ack::Log => true,

@@ -1,6 +1,6 @@
 //! From a client's wish to a record: fast refusals, the pack, the batches of a push that no record holds whole.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -53,7 +53,7 @@ impl Producer {
             rest,
             batch: Vec::new(),
             showing: BTreeSet::new(),
-            accepted: BTreeSet::new(),
+            accepted: BTreeMap::new(),
             remote: Vec::new(),
             earlier: Vec::new(),
         };
