@@ -240,6 +240,7 @@ impl GitPort {
                 SetOutcome::Done => RefSet::Done,
                 SetOutcome::Refused { actual } => RefSet::Refused { actual },
                 SetOutcome::Failed(why) => {
+                    store.release_lock(edit.name.as_str());
                     tracing::warn!(%repo, name = %edit.name, "a ref could not be set: {why}");
                     RefSet::Failed
                 }

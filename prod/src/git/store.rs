@@ -224,6 +224,11 @@ impl Store {
         Refs { git_dir: &self.path }.below(dir)
     }
 
+    /// Takes away the lock of a ref that could not be set, if whoever took it must be dead.
+    pub fn release_lock(&self, name: &str) {
+        sweep::release(&self.path, name);
+    }
+
     /// The full name of the ref that HEAD names; the ref need not exist.
     pub fn head(&self) -> Result<String> {
         Refs { git_dir: &self.path }.head()

@@ -5,10 +5,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::ingest::WORK_DIR;
+
+/// How long a single ref's lock is held at most where nobody is at work: one is written and renamed in milliseconds.
+const LOCK_HELD: Duration = Duration::from_secs(2);
+/// And where somebody is.
+const LOCK_HELD_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn sweep(git_dir: &Path) -> Result<Vec<String>> {
     let mut said = Vec::new();
@@ -36,6 +42,19 @@ pub(super) fn sweep(git_dir: &Path) -> Result<Vec<String>> {
         remove(&path, &mut said);
     }
     Ok(said)
+}
+
+/// Removes the lock of the ref `name` if whoever took it must be dead. At the start a Git process may have been at work in
+/// the repository, and a predecessor's lock was left alone because of it. The caller sets no ref of that name meanwhile.
+pub(super) fn release(git_dir: &Path, name: &str) {
+    let path = git_dir.join(format!("{name}.lock"));
+    let age = fs::metadata(&path).and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
+    let idle = || somebody_inside(git_dir).is_none();
+    if age.is_some_and(|age| age > LOCK_HELD_MAX || (age > LOCK_HELD && idle())) {
+        let mut said = Vec::new();
+        remove(&path, &mut said);
+        said.iter().for_each(|line| tracing::warn!("{line}"));
+    }
 }
 
 /// A ref that a power cut emptied; Git would call it broken for ever.
