@@ -44,8 +44,9 @@ pub(super) fn sweep(git_dir: &Path) -> Result<Vec<String>> {
     Ok(said)
 }
 
-/// Removes the lock of the ref `name` if whoever took it must be dead. At the start a Git process may have been at work in
-/// the repository, and a predecessor's lock was left alone because of it. The caller sets no ref of that name meanwhile.
+/// Removes the lock of the ref `name` if whoever took it must be dead. At the start a Git process may have been at work
+/// in the repository, and a predecessor's lock was left alone because of it. The caller sets no ref of that name
+/// meanwhile.
 pub(super) fn release(git_dir: &Path, name: &str) {
     let path = git_dir.join(format!("{name}.lock"));
     let age = fs::metadata(&path).and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());

@@ -88,8 +88,8 @@ impl NothingReportedUndurable {
         found
     }
 
-    /// `open` are the offsets that the report itself calls open: a power failure may have kept the ref of one of them and
-    /// taken its objects.
+    /// `open` are the offsets that the report itself calls open: a power failure may have kept the ref of one of them
+    /// and taken its objects.
     fn applied(
         &mut self,
         seen: &Observed,
