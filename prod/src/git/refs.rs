@@ -29,11 +29,24 @@ enum Loose {
 /// A ref lock that is ours; dropping it gives it back.
 struct Lock {
     path: PathBuf,
+    committed: bool,
+}
+
+impl Lock {
+    /// Puts what was written under the lock in the place of the ref. From that moment the lock's name is free, and a
+    /// file of that name is somebody else's lock: it must not be given back.
+    fn commit(mut self, place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+        place(&self.path)?;
+        self.committed = true;
+        Ok(())
+    }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if !self.committed {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -182,7 +195,7 @@ impl Refs<'_> {
         }
         for (index, ready) in held {
             let name = &ready.edit.name;
-            let result = self.rename_into_place(&ready.lock.path, &self.git_dir.join(name));
+            let result = ready.lock.commit(|lock| self.rename_into_place(lock, &self.git_dir.join(name)));
             let failed = |e| SetOutcome::Failed(format!("{name} could not be put in place: {e}"));
             outcomes[index] = Some(result.map_or_else(failed, |()| SetOutcome::Done));
         }
@@ -302,7 +315,7 @@ impl Refs<'_> {
         let content = format!("ref: {target}\n");
         let lock = take_lock(self.git_dir.join("HEAD.lock"), content.as_bytes(), REF_LOCK_WAIT, "HEAD")
             .map_err(anyhow::Error::msg)?;
-        fs::rename(&lock.path, self.git_dir.join("HEAD")).context("HEAD could not be put in place")
+        lock.commit(|lock| fs::rename(lock, self.git_dir.join("HEAD"))).context("HEAD could not be put in place")
     }
 }
 
@@ -334,7 +347,7 @@ fn take_lock(path: PathBuf, content: &[u8], wait: Duration, what: &str) -> Resul
     loop {
         let error = match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(mut file) => {
-                let lock = Lock { path };
+                let lock = Lock { path, committed: false };
                 return file.write_all(content).map(|()| lock).map_err(|e| format!("{what} cannot be written: {e}"));
             }
             Err(error) => error,
