@@ -374,11 +374,8 @@ impl Aggregator {
         }
         let Some(report) = peers.of(site) else { return false };
         let old_is_fine = self.mutants.on(Mutant::AggregateOldInstance);
-        let in_force = control
-            .speakers
-            .get(site)
-            .is_some_and(|speaker| (speaker.epoch, speaker.instance) == (report.epoch, report.instance));
-        (in_force || old_is_fine) && report.partitions.get(&partition).is_some_and(|mark| mark.applied(offset))
+        (control.in_force(report) || old_is_fine)
+            && report.partitions.get(&partition).is_some_and(|mark| mark.applied(offset))
     }
 
     /// The topic was read.

@@ -86,10 +86,21 @@ pub const SESSION_AFTER: Duration = Duration::from_secs(1);
 pub const FOREIGN_SILENCE: Duration = Duration::from_secs(30);
 /// Idle or not, a site reports its progress this often.
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Git is compared with the tables this often, so that what somebody changed behind the daemon is back within 10 s.
+pub const AUDIT_EVERY: Duration = Duration::from_secs(6);
+/// And this long is between the end of one round and the next, however long a round takes.
+pub const AUDIT_REST: Duration = Duration::from_secs(1);
+/// Repositories that are listed and summed up at once.
+pub const AUDIT_BATCH: usize = 64;
+/// Refs of a repository that are compared at once.
+pub const AUDIT_PAGE: usize = 512;
 /// An idle partition gets a heartbeat this often, from one daemon.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// Least time between the ends of two flush-and-journal rounds while nobody waits for one: one fsync serves the batch.
 pub const ROUND_AFTER: Duration = Duration::from_millis(50);
+/// How long a fold's bare progress (heartbeats, refusals) waits for more of it: no other site waits for it, and one round
+/// serves the heartbeats of all partitions.
+pub const IDLE_ROUND_AFTER: Duration = Duration::from_millis(250);
 /// Distance in offsets between two fold digests that sites compare.
 pub const DIGEST_EVERY: u64 = 1_024;
 

@@ -6,6 +6,7 @@
 //! never skips an update in silence: one whose objects cannot be had is parked, retried and counted as not applied.
 
 mod objects;
+mod put_back;
 mod refs;
 mod work;
 
@@ -13,6 +14,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+pub(crate) use put_back::Strayed;
 pub(crate) use work::Source;
 use work::{Pending, RepoWork, State};
 
@@ -250,8 +252,12 @@ impl Consumer {
 
     fn finish(&mut self, offset: Offset, overtaken: bool) {
         let Some(pending) = self.pending.remove(&offset) else { return };
-        self.unflushed.insert(offset, (self.round, pending.work));
         self.shown.push(offset);
+        if pending.put_back {
+            // The next look at Git finds what a crash undoes of it.
+            return;
+        }
+        self.unflushed.insert(offset, (self.round, pending.work));
         if overtaken {
             self.overtaken.insert(offset);
             while self.overtaken.len() > EXCEPTIONS_MAX {
@@ -315,9 +321,10 @@ impl Consumer {
         self.pending.is_empty()
     }
 
-    /// Whether work from before `offset` is left, but for what is parked.
+    /// Whether work from before `offset` is left, but for what every other site was asked for in vain.
     pub(crate) fn has_open_before(&self, offset: Offset) -> bool {
-        self.pending.range(..offset).any(|(_, it)| !matches!(it.state, State::Parked { .. }))
+        let in_vain = |tries: u32| tries as usize >= self.peers.len();
+        self.pending.range(..offset).any(|(_, it)| !matches!(it.state, State::Parked { tries, .. } if in_vain(tries)))
     }
 
     /// Whether the fold should stop reading for a while: too many pushes wait for their objects, or too many at all.
@@ -399,7 +406,7 @@ impl Consumer {
         !self.unflushed.is_empty()
             || !self.settled.is_empty()
             || !self.dirty.is_empty()
-            || self.pending.keys().any(|offset| !self.journalled.contains(offset))
+            || self.pending.iter().any(|(offset, it)| !it.put_back && !self.journalled.contains(offset))
     }
 
     /// What a commit has to say of the work: begun, or durably done.
@@ -410,7 +417,8 @@ impl Consumer {
                 changes.push((self.partition, offset, None));
             }
         }
-        let pending = self.pending.iter().map(|(offset, pending)| (offset, &pending.work));
+        let pending = self.pending.iter().filter(|(_, pending)| !pending.put_back);
+        let pending = pending.map(|(offset, pending)| (offset, &pending.work));
         let unflushed = self.unflushed.iter().map(|(offset, (_, work))| (offset, work));
         for (offset, work) in pending.chain(unflushed) {
             if self.journalled.insert(*offset) {

@@ -12,6 +12,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod aggregator;
+mod audit;
 pub mod config;
 pub mod consumer;
 pub mod ids;

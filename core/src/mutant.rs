@@ -51,6 +51,8 @@ mutants! {
     ReadmittedSpeaks = "readmitted-speaks",
     /// Records count whatever their sequence.
     SequenceIgnored = "sequence-ignored",
+    /// A record counts in a partition that is not its repository's.
+    HomeIgnored = "home-ignored",
     /// A record whose updates are all rejected leaves the sequence as it was.
     RejectedSpendsNothing = "rejected-spends-nothing",
     /// Pushes to an earlier repository of the same name count.
@@ -91,6 +93,12 @@ mutants! {
     ParkedSkipped = "parked-skipped",
     /// A staged update is shown without waiting for the other sites.
     FlipWithoutProgress = "flip-without-progress",
+    /// A ref that somebody changed behind the daemon stays as it is.
+    ForeignKept = "foreign-kept",
+    /// A ref that a push moved while Git was compared with the tables is taken for one that somebody changed.
+    AuditRaces = "audit-races",
+    /// A staged update is shown because an old instance, whose disk may be lost, had staged it.
+    FlipOldInstance = "flip-old-instance",
     /// A membership table is merged into the one in force instead of replacing it.
     MembersMerged = "members-merged",
     /// `ok` is said before the origin shows the refs.

@@ -11,10 +11,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::aggregator::Accepted;
+use crate::audit::Watch;
 use crate::config::{Config, READ_RECORDS_MAX, RETRY_AFTER};
-use crate::consumer::{Consumer, Source, shape_of};
-use crate::ids::{Offset, Partition};
+use crate::consumer::{Consumer, Source, Strayed, shape_of};
+use crate::ids::{Incarnation, Offset, Partition};
 use crate::journal::{Change, PushWork, Work};
+use crate::names::{RefName, RepoName};
 use crate::port::{JournalEffect, LogEffect, Notice, Now, Out, Owner, Read, Topic, Value};
 use crate::producer::{Producer, Voice};
 use crate::record::{Body, Decoded, Push, Record, Visibility};
@@ -58,8 +60,8 @@ pub(crate) struct Part {
     /// Why nothing goes on here.
     pub stopped: Option<String>,
     retry: Option<Instant>,
-    /// The control changed since the last commit.
-    pub moved: bool,
+    /// Since when the control differs from what the journal holds.
+    pub moved: Option<Instant>,
     /// Verdicts since the site last asked.
     pub verdicts: Vec<(Offset, Verdict)>,
     /// Accepted pushes since the site last asked.
@@ -70,6 +72,7 @@ pub(crate) struct Part {
     evict_above: usize,
     /// When a record was last read here.
     pub last_record: Instant,
+    watch: Option<Watch>,
 }
 
 impl Part {
@@ -104,12 +107,13 @@ impl Part {
             start_end: Offset(0),
             stopped: None,
             retry: None,
-            moved: false,
+            moved: None,
             verdicts: Vec::new(),
             accepted: Vec::new(),
             times: Vec::new(),
             evict_above: CACHE_MAX,
             last_record: Instant::default(),
+            watch: None,
         }
     }
 
@@ -237,7 +241,7 @@ impl Part {
             }
             let next = self.queue.pop_front().expect("it was just looked at");
             let verdict = self.fold.judge(&mut self.cache, next.offset, next.time_ms, &next.decoded);
-            self.moved = true;
+            self.moved.get_or_insert(now.at);
             self.last_record = now.at;
             self.times.push((next.offset, next.time_ms));
             if let Ok(record) = &next.decoded.record {
@@ -297,6 +301,9 @@ impl Part {
             (Body::Push(push), Verdict::Push(judgements)) => {
                 let work = accepted(self.cache_repo(record), record, push, judgements);
                 if let Some(work) = work {
+                    if let Some(watch) = &mut self.watch {
+                        watch.pushed(&work.repo, work.changes.iter().map(|change| &change.name));
+                    }
                     let verdict = Accepted::new(offset, time_ms, header, &work);
                     self.accepted.push(verdict);
                     let pack = record.pack.clone();
@@ -307,6 +314,9 @@ impl Part {
             (Body::RepoCreated(_) | Body::RepoConfigured(_) | Body::RepoDeleted(_), Verdict::Counted) => {
                 let repo = header.repo.clone().expect("the codec checked the scope");
                 let shape = shape_of(self.cache.repo(&repo));
+                if let Some(watch) = &mut self.watch {
+                    watch.reshaped(&repo, shape.as_ref().map(|shape| shape.incarnation));
+                }
                 self.consumer.accept(now, out, offset, Work::Repo { repo, shape }, Source::Log);
             }
             _ => {}
@@ -392,8 +402,55 @@ impl Part {
         self.caught_up && !self.consumer.has_open_before(self.start_end)
     }
 
+    /// From here on it is remembered what happens, beginning with what is under way.
+    pub(crate) fn watch(&mut self) {
+        let lives = self.cache.unsaved_lives();
+        let repos = lives.keys().chain(self.consumer.busy_repos()).cloned().collect();
+        self.watch = Some(Watch::new(repos, lives));
+    }
+
+    /// And what happens to a repository's refs. False if nothing can be said of it now.
+    pub(crate) fn look_at(&mut self, repo: &RepoName, life: Incarnation) -> bool {
+        let mut refs = self.cache.unsaved_refs(life);
+        refs.extend(self.consumer.busy_refs(repo).cloned());
+        let Some(watch) = &mut self.watch else { return false };
+        watch.look_at(repo, refs);
+        !watch.is_over(repo, life) && !self.consumer.is_reshaped(repo)
+    }
+
+    pub(crate) fn unwatch(&mut self) {
+        self.watch = None;
+    }
+
+    pub(crate) fn touched(&self, repo: &RepoName) -> bool {
+        self.watch.as_ref().is_none_or(|watch| watch.touched(repo))
+    }
+
+    pub(crate) fn touched_ref(&self, name: &RefName) -> bool {
+        self.watch.as_ref().is_none_or(|watch| watch.touched_ref(name))
+    }
+
+    /// Refs that somebody changed go back to what the table says.
+    pub(crate) fn put_back(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        repo: &RepoName,
+        life: Incarnation,
+        strayed: Vec<Strayed>,
+    ) {
+        let over = self.watch.as_ref().is_none_or(|watch| watch.is_over(repo, life));
+        if self.stopped.is_none() && !over {
+            self.consumer.put_back(now, out, (repo, life), strayed, self.fold.control().next);
+        }
+    }
+
     pub(crate) fn held(&self) -> usize {
-        self.cache.len() + self.queue.len() + self.consumer.held() + self.producer.held()
+        self.watch.as_ref().map_or(0, Watch::len)
+            + self.cache.len()
+            + self.queue.len()
+            + self.consumer.held()
+            + self.producer.held()
     }
 
     pub(crate) fn in_flight(&self) -> usize {

@@ -10,14 +10,16 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::ids::{Offset, Oid, Op, Partition, PushId};
+use crate::ids::{Digest, Offset, Oid, Op, Partition, PushId};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::progress::Report;
 use crate::record::{Decoded, Have, MemberState, RepoConfigured, Visibility};
 use crate::table::{TableEntry, TableKey};
 use crate::time::Instant;
 
-pub use effect::{Answer, ClientEffect, Edit, Effect, GitEffect, Hide, JournalEffect, LogEffect, Notice, RepoShape};
+pub use effect::{
+    Answer, ClientEffect, Edit, Effect, GitEffect, Hide, JournalEffect, LogEffect, Notice, RepoShape, Rows,
+};
 
 /// The driver's clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -138,6 +140,20 @@ pub enum GitInput {
         /// One result an edit, in order.
         results: Vec<RefSet>,
     },
+    /// To [`GitEffect::DigestRefs`].
+    RefsDigested {
+        /// The question.
+        op: Op,
+        /// Sum of the refs' hashes and their number, one a repository; `None` where it could not be read.
+        digests: Vec<Option<(Digest, u64)>>,
+    },
+    /// To [`GitEffect::ReadRefs`].
+    RefsRead {
+        /// The question.
+        op: Op,
+        /// In the order of their names; fewer than asked for only at the end. `None`: they could not be read.
+        refs: Option<Vec<(RefName, Oid)>>,
+    },
     /// To [`GitEffect::EnsureRepo`], [`GitEffect::Flush`] and [`GitEffect::Fetch`].
     Done {
         /// The question.
@@ -209,6 +225,13 @@ pub enum JournalInput {
     Committed {
         /// The question.
         op: Op,
+    },
+    /// To [`JournalEffect::ReadRows`].
+    RowsRead {
+        /// The question.
+        op: Op,
+        /// In order; fewer than asked for only at the end.
+        rows: Vec<(Partition, TableKey, TableEntry)>,
     },
     /// To [`JournalEffect::ReadVerdicts`].
     VerdictsRead {
@@ -315,6 +338,9 @@ pub(crate) enum Owner {
     Flush,
     Commit,
     Verdicts(Partition),
+    AuditRows,
+    AuditDigests,
+    AuditRefs,
 }
 
 /// Orders in the making, and the open questions.

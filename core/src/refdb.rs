@@ -12,6 +12,7 @@ mod tests;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 use core::hash::Hasher;
 
@@ -24,6 +25,7 @@ use crate::config::{DIGEST_EVERY, RefDb};
 use crate::ids::{Digest, Epoch, Incarnation, Instance, Offset, Partition, Seq};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName, SiteId};
+use crate::progress::Report;
 use crate::record::{Body, Decoded, LogOpened, MemberState, MemberTable, Record};
 use crate::table::{Cache, RepoEntry, TableEntry, TableKey};
 
@@ -50,6 +52,14 @@ pub struct Control {
     pub chain: Digest,
     /// The last multiple of [`DIGEST_EVERY`] passed, with the digest there.
     pub mark: Option<(Offset, Digest)>,
+}
+
+impl Control {
+    /// Whether a report was written by the instance in force: an old one may have promised what its disk has lost.
+    pub fn in_force(&self, report: &Report) -> bool {
+        let pair = self.speakers.get(&report.site).map(|speaker| (speaker.epoch, speaker.instance));
+        pair == Some((report.epoch, report.instance))
+    }
 }
 
 /// The pair in force for a site.
@@ -100,6 +110,8 @@ pub enum Void {
     NotInForce,
     /// The sequence is not above the pair's last.
     OldSequence,
+    /// The repository's home is another partition: somebody copied the record here.
+    WrongPartition,
     /// The daemon knows lower rules than those in force.
     OldRules,
     /// The rules are not the next ones, or a member does not know them.
@@ -123,6 +135,7 @@ impl Void {
             Void::OldEpoch => "old-epoch",
             Void::NotInForce => "not-in-force",
             Void::OldSequence => "old-sequence",
+            Void::WrongPartition => "wrong-partition",
             Void::OldRules => "old-rules",
             Void::BadRules => "bad-rules",
             Void::BadMembership => "bad-membership",
@@ -158,6 +171,8 @@ pub struct Fold {
     control: Control,
     refdb: RefDb,
     mutants: Mutants,
+    /// The digest at a position, once it was asked for: every report heard is compared with it.
+    digested: Cell<Option<(Offset, Digest)>>,
 }
 
 impl Fold {
@@ -175,12 +190,12 @@ impl Fold {
             chain: Digest(0),
             mark: None,
         };
-        Self { control, refdb, mutants }
+        Self { control, refdb, mutants, digested: Cell::new(None) }
     }
 
     /// A fold that goes on from what the journal held.
     pub fn restore(control: Control, refdb: RefDb, mutants: Mutants) -> Self {
-        let mut fold = Self { control, refdb, mutants };
+        let mut fold = Self { control, refdb, mutants, digested: Cell::new(None) };
         if mutants.on(Mutant::JudgedAgain)
             && let Some((last, _)) = fold.control.last
         {
@@ -357,6 +372,15 @@ impl Fold {
 
     /// The digest of all that a verdict reads, as of the position.
     pub fn digest(&self) -> Digest {
+        if let Some((_, digest)) = self.digested.get().filter(|(at, _)| *at == self.control.next) {
+            return digest;
+        }
+        let digest = self.compute_digest();
+        self.digested.set(Some((self.control.next, digest)));
+        digest
+    }
+
+    fn compute_digest(&self) -> Digest {
         let mut hasher = SipHasher24::new_with_key(&self.digest_key().0.to_le_bytes());
         hasher.write(&self.control.tables.0.to_le_bytes());
         for (site, speaker) in &self.control.speakers {

@@ -14,6 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::aggregator::Aggregator;
+use crate::audit::Audit;
 use crate::config::{Config, SESSION_AFTER};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Restored, Work};
@@ -55,6 +56,7 @@ pub struct Site {
     members_due: Instant,
     judged: Vec<(Partition, Offset, Verdict)>,
     monitor: Monitor,
+    audit: Audit,
     /// This daemon is the elected one.
     beats: bool,
 }
@@ -83,6 +85,7 @@ impl Site {
                 work.remove(&partition).unwrap_or_default(),
             ));
         }
+        let audit = Audit::new(config.mutants);
         let mut rng = rng.fork("session");
         let session = Session::new(config.clone(), restored.session, &mut rng);
         let mut site = Self {
@@ -104,6 +107,7 @@ impl Site {
             members_due: now.at,
             judged: Vec::new(),
             monitor: Monitor::default(),
+            audit,
             beats: false,
         };
         for part in &mut site.parts {
@@ -152,6 +156,7 @@ impl Site {
             self.flip_timeout(),
             self.members_lag().then_some(self.members_due),
             self.beat_timeout(),
+            self.audit.poll_timeout().filter(|_| self.session.is_ready()),
         ];
         parts.chain(own.into_iter().flatten()).min()
     }
@@ -194,6 +199,9 @@ impl Site {
         self.tend_members(now);
         self.aggregate(now);
         self.beat(now);
+        if self.session.is_ready() {
+            self.audit.step(now, &mut self.out, &mut self.parts);
+        }
         self.go_round(now);
         self.report(now);
         self.out.take()
@@ -292,6 +300,16 @@ impl Site {
                     self.with(partition, |part, out, _| part.consumer.refs_set(now, out, &repo, results));
                 }
             }
+            GitInput::RefsDigested { op, digests } => {
+                if self.out.owner(op) == Some(Owner::AuditDigests) {
+                    self.audit.digests(now, &mut self.out, &mut self.parts, digests);
+                }
+            }
+            GitInput::RefsRead { op, refs } => {
+                if self.out.owner(op) == Some(Owner::AuditRefs) {
+                    self.audit.refs(now, &mut self.out, &mut self.parts, refs);
+                }
+            }
             GitInput::Done { op, ok } => match self.out.owner(op) {
                 Some(Owner::Ensure(partition, repo)) => {
                     self.with(partition, |part, out, _| part.consumer.ensured(now, out, &repo, ok));
@@ -322,6 +340,11 @@ impl Site {
             JournalInput::Committed { op } => {
                 if self.out.owner(op) == Some(Owner::Commit) {
                     self.committed(now);
+                }
+            }
+            JournalInput::RowsRead { op, rows } => {
+                if self.out.owner(op) == Some(Owner::AuditRows) {
+                    self.audit.rows(now, &mut self.out, &mut self.parts, rows);
                 }
             }
             JournalInput::VerdictsRead { op, verdicts } => {

@@ -218,6 +218,29 @@ impl Cache {
         self.slots.retain(|key, slot| slot.dirty.is_some() || reading.contains_key(key) || wanted.contains(key));
     }
 
+    /// Repositories that were changed and are not known to be in the journal, with their life; `None`: gone.
+    pub fn unsaved_lives(&self) -> BTreeMap<RepoName, Option<Incarnation>> {
+        let unsaved = self.slots.iter().filter(|(_, slot)| slot.dirty.is_some());
+        unsaved
+            .filter_map(|(key, slot)| match (key, &slot.entry) {
+                (TableKey::Repo(name), Some(TableEntry::Repo(entry))) => Some((name.clone(), Some(entry.incarnation))),
+                (TableKey::Repo(name), _) => Some((name.clone(), None)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Refs of a life, likewise.
+    pub fn unsaved_refs(&self, life: Incarnation) -> BTreeSet<RefName> {
+        let unsaved = self.slots.iter().filter(|(_, slot)| slot.dirty.is_some());
+        unsaved
+            .filter_map(|(key, _)| match key {
+                TableKey::Ref(of, name) if *of == life => Some(name.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Whether anything waits for a commit.
     pub fn is_dirty(&self) -> bool {
         self.slots.values().any(|slot| slot.dirty == Some(self.round))

@@ -382,6 +382,12 @@ impl Task {
                 let verdicts = journal.read_verdicts(partition, from, max);
                 answer(&facts, verdicts.map(|verdicts| JournalInput::VerdictsRead { op, verdicts }));
             }
+            JournalEffect::ReadRows { op, rows, max } => {
+                tokio::task::spawn_blocking(move || {
+                    let found = journal.read_rows(&rows, max);
+                    answer(&facts, found.map(|rows| JournalInput::RowsRead { op, rows }));
+                });
+            }
             JournalEffect::Commit { op, commit } => {
                 tokio::task::spawn_blocking(move || {
                     test_points::pass("before-commit");

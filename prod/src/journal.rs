@@ -10,6 +10,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use refrain_core::aggregator::Accepted;
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::journal::{Commit, Restored, Session, Work};
+use refrain_core::names::{RefName, RepoName};
+use refrain_core::port::Rows;
 use refrain_core::refdb::Control;
 use refrain_core::table::{TableEntry, TableKey};
 
@@ -73,6 +75,51 @@ impl Journal {
                 Ok((key, entry))
             })
             .collect()
+    }
+
+    /// Table entries in the order of their keys.
+    pub fn read_rows(&self, rows: &Rows, max: usize) -> Result<Vec<(Partition, TableKey, TableEntry)>> {
+        let read = self.db.begin_read()?;
+        let table = read.open_table(TABLES)?;
+        let mut found = Vec::new();
+        match rows {
+            Rows::Repos { after } => {
+                let mut partition = after.as_ref().map_or(0, |(partition, _)| partition.0);
+                let mut after = after.as_ref().map(|(_, name)| name.as_str());
+                // Between two partitions' repositories lie the first one's refs: one jump a partition.
+                while found.len() < max {
+                    let key = |text: &str| [&partition.to_be_bytes()[..], b"n", text.as_bytes()].concat();
+                    let from = after.map_or_else(|| key(""), |name| [key(name), vec![0]].concat());
+                    let end = [&partition.to_be_bytes()[..], b"o"].concat();
+                    for row in table.range(from.as_slice()..end.as_slice())?.take(max - found.len()) {
+                        let (key, value) = row?;
+                        let name = RepoName::parse(text(&key.value()[5..])?)?;
+                        found.push((Partition(partition), TableKey::Repo(name), parse(value.value())?));
+                    }
+                    let Some(next) = table.range(end.as_slice()..)?.next() else { break };
+                    let next = next?.0.value()[..4].try_into().map(u32::from_be_bytes)?;
+                    (partition, after) = (if next == partition { partition + 1 } else { next }, None);
+                    if table.range(partition.to_be_bytes().as_slice()..)?.next().is_none() {
+                        break;
+                    }
+                }
+            }
+            Rows::Refs { partition, life, after } => {
+                let key = |text: &str| {
+                    [&partition.0.to_be_bytes()[..], b"r", &life.0.to_be_bytes(), text.as_bytes()].concat()
+                };
+                let from = after.as_ref().map_or_else(|| key(""), |name| [key(name.as_str()), vec![0]].concat());
+                for row in table.range(from.as_slice()..)?.take(max) {
+                    let (row, value) = row?;
+                    if !row.value().starts_with(&key("")) {
+                        break;
+                    }
+                    let name = RefName::parse(text(&row.value()[13..])?)?;
+                    found.push((*partition, TableKey::Ref(*life, name), parse(value.value())?));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Accepted pushes from `from` on that no commit declared published.
@@ -144,6 +191,10 @@ fn bytes_of(partition: Partition, key: &TableKey) -> Vec<u8> {
     bytes
 }
 
+fn text(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).context("the journal holds a key that this version cannot read")
+}
+
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).context("cannot write a journal entry")
 }
@@ -154,7 +205,7 @@ fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use refrain_core::ids::Instance;
+    use refrain_core::ids::{Incarnation, Instance};
 
     use super::*;
 
@@ -176,5 +227,48 @@ mod tests {
         assert_eq!(here, [(key.clone(), Some(TableEntry::Dir(4)))]);
         let other = journal.read_table(Partition(0), vec![key.clone()]).expect("readable");
         assert_eq!(other, [(key, None)]);
+    }
+
+    #[test]
+    fn rows_come_in_pages_across_partitions_and_of_one_life_only() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let journal = Journal::open(&dir.path().join("journal.redb")).expect("created");
+        let name = |text: &str| RefName::parse(text).expect("a good name");
+        let repo = |text: &str| RepoName::parse(text).expect("a good name");
+        let entry = TableEntry::Dir(1);
+        let keys = [
+            (0, TableKey::Dir(Incarnation(1), "refs".into())),
+            (0, TableKey::Repo(repo("a"))),
+            (0, TableKey::Repo(repo("b"))),
+            (0, TableKey::Ref(Incarnation(1), name("refs/heads/x"))),
+            (0, TableKey::Ref(Incarnation(1), name("refs/heads/y"))),
+            (0, TableKey::Ref(Incarnation(2), name("refs/heads/z"))),
+            (3, TableKey::Repo(repo("aa"))),
+            (7, TableKey::Ref(Incarnation(1), name("refs/heads/x"))),
+        ];
+        let tables = keys.iter().map(|(at, key)| (Partition(*at), key.clone(), Some(entry.clone()))).collect();
+        journal.commit(&Commit { tables, ..Commit::default() }).expect("written");
+        let read = |rows: Rows, max| journal.read_rows(&rows, max).expect("readable");
+        let repos = |max| {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let page = read(Rows::Repos { after: after.clone() }, max);
+                for (at, key, _) in &page {
+                    let TableKey::Repo(name) = key else { panic!("{key:?} is no repository") };
+                    after = Some((*at, name.clone()));
+                    found.push(format!("{at}/{name}"));
+                }
+                if page.len() < max {
+                    return found;
+                }
+            }
+        };
+        assert_eq!(repos(1), ["0/a", "0/b", "3/aa"]);
+        assert_eq!(repos(64), ["0/a", "0/b", "3/aa"]);
+        let refs = |after: Option<&str>| {
+            let rows = Rows::Refs { partition: Partition(0), life: Incarnation(1), after: after.map(name) };
+            read(rows, 64).len()
+        };
+        assert_eq!([refs(None), refs(Some("refs/heads/x")), refs(Some("refs/heads/y"))], [2, 1, 0]);
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the real `refrain` binary with the real `git`: pushes, refusals, kills, and what is left afterwards.
 
+mod behind;
 mod checker;
 mod client;
 mod demo;

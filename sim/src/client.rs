@@ -10,8 +10,8 @@ use refrain_core::rng::Rng;
 use crate::coverage::reply_word;
 use crate::dice::Dice;
 use crate::observed::{ClientPush, Event, Object, Violation};
+use crate::operator::Task;
 use crate::swarm::{Plan, SECOND};
-use crate::workload::Task;
 use crate::world::{Happening, World};
 
 /// All who want something.
@@ -72,6 +72,8 @@ pub enum What {
     },
     /// A new commit on what the ref shows then.
     Rebased(RefName),
+    /// More refs than a record holds.
+    Split,
 }
 
 /// A push that was handed over.
@@ -285,12 +287,16 @@ impl World {
                 self.coverage.mark("workload", "identical-retry");
                 (atomic, updates)
             }
+            What::Split => (false, self.draft_split(errand.host, &errand.repo).updates),
             What::Rebased(name) => {
                 let old = self.shown(errand.host, &errand.repo).and_then(|refs| refs.get(&name).copied());
                 let new = self.new_commit(old.into_iter().collect());
                 (false, vec![Wish { name: name.as_str().to_string(), old, new: Some(new) }])
             }
         };
+        if updates.is_empty() {
+            return;
+        }
         if let Some(place) = self.send_push(errand.host, &errand.repo, atomic, updates, Some(person)) {
             self.clients.sent[place].tries = errand.tries;
         }

@@ -3,9 +3,9 @@
 /// A class of faults; swarm leaves each out of half of the runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A daemon is killed between any two of its effects, and started again.
+    /// A daemon is killed between any two of its effects, and started again; sometimes all of them.
     Crash,
-    /// A machine loses power: what was not flushed is lost, each for itself.
+    /// A machine loses power, sometimes all: what was not flushed is lost, each for itself.
     Power,
     /// A daemon stands still, then goes on as if nothing had happened.
     Pause,
@@ -41,6 +41,8 @@ pub enum Kind {
     TornRefs,
     /// Somebody else's git holds a repository's locks for a while.
     ForeignLock,
+    /// Somebody changes, removes and makes refs behind the daemon.
+    ForeignRefs,
     /// Garbage is collected.
     Gc,
     /// A clock jumps.
@@ -71,6 +73,7 @@ impl Kind {
         Kind::SlowDisk,
         Kind::TornRefs,
         Kind::ForeignLock,
+        Kind::ForeignRefs,
         Kind::Gc,
         Kind::ClockStep,
         Kind::ClockDrift,
@@ -98,6 +101,7 @@ impl Kind {
             Kind::SlowDisk => "slow-disk",
             Kind::TornRefs => "torn-refs",
             Kind::ForeignLock => "foreign-lock",
+            Kind::ForeignRefs => "foreign-refs",
             Kind::Gc => "gc",
             Kind::ClockStep => "clock-step",
             Kind::ClockDrift => "clock-drift",
@@ -126,6 +130,7 @@ impl Kind {
             Kind::SlowDisk => "a disk is slow, and some flushes fail",
             Kind::TornRefs => "a crash between the renames of a ref transaction leaves locks",
             Kind::ForeignLock => "somebody else's git holds a repository's locks",
+            Kind::ForeignRefs => "somebody changes, removes and makes refs behind the daemon",
             Kind::Gc => "garbage is collected",
             Kind::ClockStep => "a wall clock jumps",
             Kind::ClockDrift => "a monotonic clock runs too fast or too slow",

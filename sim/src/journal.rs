@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use refrain_core::aggregator::Accepted;
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::journal::{Commit, Restored, Session, Work};
+use refrain_core::port::Rows;
 use refrain_core::refdb::Control;
 use refrain_core::table::{TableEntry, TableKey};
 
@@ -70,6 +71,21 @@ impl Journal {
                 (place.1, entry)
             })
             .collect()
+    }
+
+    /// A range of the tables.
+    pub fn rows(&self, rows: Rows, max: usize) -> Vec<(Partition, TableKey, TableEntry)> {
+        let behind = |(partition, key): &(Partition, TableKey)| match (&rows, key) {
+            (Rows::Repos { after }, TableKey::Repo(name)) => {
+                after.as_ref().is_none_or(|(at, after)| (partition, name) > (at, after))
+            }
+            (Rows::Refs { partition: at, life, after }, TableKey::Ref(of, name)) => {
+                (at, life) == (partition, of) && after.as_ref().is_none_or(|after| name > after)
+            }
+            _ => false,
+        };
+        let rows = self.tables.iter().filter(|(place, _)| behind(place));
+        rows.take(max).map(|((partition, key), entry)| (*partition, key.clone(), entry.clone())).collect()
     }
 
     /// Accepted pushes from an offset on.

@@ -7,7 +7,8 @@ mod state;
 mod tests;
 
 use refrain_core::ids::{Incarnation, Offset, Partition, Seq};
-use refrain_core::names::{RefName, SiteId};
+use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::placement::partition_of;
 use refrain_core::record::{Body, MemberState, Push, Record, SiteChanged, decode};
 
 pub use state::*;
@@ -25,6 +26,8 @@ impl Naive {
     /// `None`: void. Else a word an update (or `counted`), and the value before each.
     fn fold(&mut self, at: Partition, offset: Offset, time_ms: u64, record: &Record) -> Option<Folded> {
         let state = self.partitions.entry(at).or_default();
+        let strays = |repo: &RepoName| partition_of(repo, state.partitions.max(1)) != at;
+        (!record.header.repo.as_ref().is_some_and(strays)).then_some(())?;
         state.admit(at, time_ms, record)?;
         let Some(name) = &record.header.repo else { return Some((vec!["counted"], Vec::new())) };
         self.homes.insert(name.clone(), at);
@@ -67,6 +70,7 @@ impl PartitionState {
         let (header, site) = (&record.header, &record.header.site);
         if let Body::LogOpened(opened) = &record.body {
             self.rules.is_none().then(|| self.rules = Some(opened.rules))?;
+            self.partitions = opened.partitions;
             self.members = opened.members.iter().map(|site| (site.clone(), MemberState::Active)).collect();
             return Some(());
         }
@@ -112,7 +116,7 @@ impl PartitionState {
 
 impl Repo {
     /// Section 4: a word an update, and the refs after.
-    fn judge(&self, push: &Push, checks_old: bool) -> (Vec<&'static str>, Refs) {
+    pub(crate) fn judge(&self, push: &Push, checks_old: bool) -> (Vec<&'static str>, Refs) {
         let mut refs = self.refs.clone();
         let mut words = vec!["unchanged"; push.updates.len()];
         let (deletions, others): (Vec<_>, Vec<_>) = (0..words.len()).partition(|&i| push.updates[i].new.is_none());

@@ -100,6 +100,8 @@ pub enum Event {
     Answered { push: usize },
     /// A ref of a repository changed at a site, by the daemon (`foreign: false`) or behind its back.
     RefSet { site: SiteId, repo: RepoName, name: RefName, from: Option<Oid>, to: Option<Oid>, foreign: bool },
+    /// A daemon says that somebody changed a ref behind it.
+    Strayed { site: SiteId, repo: RepoName, name: RefName },
     /// A daemon started.
     Started { site: SiteId, daemon: u64 },
     /// A daemon stopped: crash, power failure or by itself.

@@ -94,6 +94,9 @@ impl Plan {
         let mut faults = root.fork("faults");
         let mut strikes = draw_strikes(scenario, &mut faults, count, calm_at);
         strikes.extend(scenario.strikes(&sites));
+        let chores = draw_chores(scenario, &mut root.fork("chores"), count, calm_at);
+        strikes.extend(deafen(&strikes, &chores, &mut faults));
+        strikes.extend(lose_while_apart(&strikes, &mut faults, count));
         strikes.sort_by_key(|strike| strike.at);
         Plan {
             seed,
@@ -104,7 +107,7 @@ impl Plan {
             patience: 10 * 60 * SECOND,
             clients: scenario.clients,
             every: scenario.every_seconds * SECOND,
-            chores: draw_chores(scenario, &mut root.fork("chores"), count, calm_at),
+            chores,
             acks: (0..count).map(|_| draw_ack(scenario, &mut rng, count)).collect(),
             inline_max: if scenario.is_on("large") && rng.percent(30) { 40 * rng.range(20, 60) } else { 256 * 1024 },
             refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
@@ -120,6 +123,40 @@ impl Plan {
     pub fn is_on(&self, feature: &str) -> bool {
         !self.without.iter().any(|off| off == feature)
     }
+}
+
+/// A site that is put out does not always hear of it: where one-way cuts are on, some go with an eviction.
+fn deafen(strikes: &[Strike], chores: &[(u64, Chore)], rng: &mut Rng) -> Vec<Strike> {
+    let mut rng = rng.fork("deafen");
+    let mut more = Vec::new();
+    for (at, chore) in chores {
+        let Chore::Member { site, evict: true, out_for } = chore else { continue };
+        if strikes.iter().any(|strike| strike.kind == Kind::OneWay) && rng.percent(60) {
+            let at = at.saturating_sub(rng.below(SECOND));
+            let lasts = out_for + rng.range(5, 40) * SECOND;
+            // Direction 1: from the log to the site.
+            more.push(Strike { at, kind: Kind::OneWay, host: *site, lasts, dice: 1 });
+        }
+    }
+    more
+}
+
+/// Disks are sometimes lost while another site is cut off, which is when the others must not believe what the dead disk
+/// had reported: where partitions are on, some go with the loss and end soon after it.
+fn lose_while_apart(strikes: &[Strike], rng: &mut Rng, sites: usize) -> Vec<Strike> {
+    let mut rng = rng.fork("lose-while-apart");
+    let on = sites > 2 && strikes.iter().any(|strike| strike.kind == Kind::Partition);
+    let mut more = Vec::new();
+    for lost in strikes.iter().filter(|strike| on && strike.kind == Kind::DiskLost) {
+        if rng.percent(70) {
+            let before = rng.range(2, 30) * SECOND;
+            let after = rng.range(SECOND / 2, 10 * SECOND);
+            let host = (lost.host + 1 + rng.below(sites as u64 - 1) as usize) % sites;
+            let at = lost.at.saturating_sub(before);
+            more.push(Strike { at, kind: Kind::Partition, host, lasts: lost.at - at + after, dice: rng.bits() });
+        }
+    }
+    more
 }
 
 fn draw_ack(scenario: &Scenario, rng: &mut Rng, sites: usize) -> Ack {

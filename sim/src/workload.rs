@@ -1,16 +1,16 @@
-//! What people and operators do, drawn from the workload's own stream.
+//! What people push, drawn from the workload's own stream.
 
-use refrain_core::ids::{Oid, PushId};
-use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::port::{ClientInput, Input, Order, Wish};
-use refrain_core::record::{MemberState, RepoConfigured, Visibility};
+use refrain_core::ids::Oid;
+use refrain_core::names::{RefName, RepoName};
+use refrain_core::port::Wish;
 
+use crate::client::{Errand, What};
 use crate::dice::Dice;
-use crate::swarm::{Chore, SECOND};
+use crate::swarm::SECOND;
 use crate::world::{Happening, World};
 
 /// Names that people use; some are directories of others.
-const NAMES: [&str; 18] = [
+pub(crate) const NAMES: [&str; 18] = [
     "refs/heads/main",
     "refs/heads/dev",
     "refs/heads/a",
@@ -32,23 +32,6 @@ const NAMES: [&str; 18] = [
 ];
 /// Refs of a split push: with names this long a record holds 311 of them.
 const SPLIT_REFS: usize = 330;
-
-/// An operator's order, repeated until it is done.
-#[derive(Clone, Debug)]
-pub struct Task {
-    /// What.
-    pub order: Order,
-    /// Not given at this site.
-    pub not_at: Option<SiteId>,
-    /// Nothing is left to do.
-    pub done: bool,
-    /// Given and not answered.
-    pub given: bool,
-    /// What follows, after a while.
-    pub then: Vec<(u64, Order)>,
-    /// It is the last of a membership change.
-    pub member: bool,
-}
 
 /// What somebody wants to push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +67,13 @@ const INTENTS: [(Intent, u64, &str); 14] = [
     (Intent::DirectoryAndFile, 20, "directory-and-file"),
     (Intent::BadName, 4, "bad-name"),
     (Intent::Large, 5, "large"),
-    (Intent::Split, 1, "split"),
+    (Intent::Split, 2, "split"),
 ];
 
 /// A push in the making.
-struct Draft {
+pub(crate) struct Draft {
     atomic: bool,
-    updates: Vec<Wish>,
+    pub(crate) updates: Vec<Wish>,
     and_back: bool,
 }
 
@@ -111,6 +94,35 @@ impl World {
             let after = self.clients.rng.below(4 * SECOND);
             self.queue.after(after, Happening::Burst(host));
         }
+    }
+
+    /// Somebody pushes to the machine whose place another one takes.
+    pub(crate) fn meet_takeover(&mut self, by: usize, site: &refrain_core::names::SiteId) {
+        let others: Vec<usize> = (0..self.hosts.len())
+            .filter(|at| *at != by && self.hosts[*at].site == *site && self.hosts[*at].daemon.is_some())
+            .collect();
+        for host in others {
+            self.expect_people(host);
+            self.expect_people(host);
+        }
+    }
+
+    /// A bot undoes what somebody pushed, seconds later and at another site.
+    pub(crate) fn maybe_undo(&mut self, record: &refrain_core::record::Record) {
+        let undoes = self.plan.is_on("back-and-forth") && self.plan.clients > 0 && self.clients.rng.percent(4);
+        let (refrain_core::record::Body::Push(push), Some(repo), true) = (&record.body, &record.header.repo, undoes)
+        else {
+            return;
+        };
+        let Some(update) = push.updates.iter().find(|update| update.old.is_some() && update.new.is_some()) else {
+            return;
+        };
+        let wish = Wish { name: update.name.as_str().to_string(), old: update.new, new: update.old };
+        let person = self.clients.rng.below(self.plan.clients as u64) as usize;
+        let at = self.now() + self.clients.rng.range(SECOND / 5, 3 * SECOND);
+        let host = self.clients.rng.below(self.plan.sites.len() as u64) as usize;
+        let what = What::Same { atomic: false, updates: vec![wish] };
+        self.plan_errand(person, Errand { at, host, repo: repo.clone(), what, tries: 2 });
     }
 
     /// One of them.
@@ -144,7 +156,8 @@ impl World {
         self.push_at(person, host, self.repos[repo].clone(), intent);
     }
 
-    fn expect_crowd(&mut self, repo: usize) {
+    /// People push to this repository about now.
+    pub(crate) fn expect_crowd(&mut self, repo: usize) {
         if self.plan.is_on("rush") && self.plan.clients > 0 {
             for _ in 0..self.clients.rng.below(6) {
                 let after = self.clients.rng.below(SECOND / 4);
@@ -222,7 +235,10 @@ impl World {
                 let updates = vec![Wish { name: "refs/heads/a..b".to_string(), old: None, new: Some(new) }];
                 Some(Draft { atomic: false, updates, and_back: false })
             }
-            Intent::Split => Some(self.draft_split(host, repo)),
+            Intent::Split => {
+                self.invite_to_split(host, repo);
+                Some(self.draft_split(host, repo))
+            }
             Intent::Atomic | Intent::Several => Some(self.draft_several(&refs, intent == Intent::Atomic)),
             Intent::RepeatRefused => self.draft_repeated(person, &refs),
             Intent::Stale => self.draft_stale(person, repo, &refs),
@@ -354,8 +370,17 @@ impl World {
         Some(Draft { atomic: self.clients.rng.percent(50), updates, and_back: false })
     }
 
+    /// Two who split the same push at once: one's first half is refused, and its second half must not build on it.
+    fn invite_to_split(&mut self, host: usize, repo: &RepoName) {
+        let sites = self.plan.sites.len();
+        let person = self.clients.rng.below(self.plan.clients as u64) as usize;
+        let at = self.now() + self.clients.rng.below(SECOND / 8);
+        let elsewhere = (host % sites + 1 + self.clients.rng.below(sites as u64) as usize) % sites;
+        self.plan_errand(person, Errand { at, host: elsewhere, repo: repo.clone(), what: What::Split, tries: 3 });
+    }
+
     /// More than a record holds: long names, each on top of the one before.
-    fn draft_split(&mut self, host: usize, repo: &RepoName) -> Draft {
+    pub(crate) fn draft_split(&mut self, host: usize, repo: &RepoName) -> Draft {
         let pad = vec!["x".repeat(180); 5].join("/");
         let mut updates = Vec::new();
         let mut tip = None;
@@ -376,186 +401,5 @@ impl World {
         if memory.len() > 6 {
             memory.pop_front();
         }
-    }
-
-    /// Operators make the repositories at the beginning.
-    pub(crate) fn create_repo(&mut self, at: usize, when: u64) {
-        let order = self.creation(at);
-        self.add_task(when, order, None, Vec::new(), false);
-    }
-
-    fn creation(&self, at: usize) -> Order {
-        let visibility = if self.plan.repos[at] { Visibility::Replicated } else { Visibility::Applied };
-        let head = RefName::parse(NAMES[0]).expect("a good name");
-        Order::CreateRepo { repo: self.repos[at].clone(), head, visibility }
-    }
-
-    fn add_task(&mut self, when: u64, order: Order, not_at: Option<SiteId>, then: Vec<(u64, Order)>, member: bool) {
-        self.queue.at(when, Happening::Order(self.clients.tasks.len()));
-        self.clients.tasks.push(Task { order, not_at, done: false, given: false, then, member });
-    }
-
-    /// Something that an operator does.
-    pub(crate) fn chore(&mut self, at: usize) {
-        if self.is_calm() {
-            return;
-        }
-        let now = self.now();
-        let host = self.clients.rng.below(self.plan.sites.len() as u64) as usize;
-        self.expect_people(host);
-        match self.plan.chores[at].1 {
-            Chore::Configure { repo, dice } => {
-                self.expect_crowd(repo);
-                let (wish, back) = configuration(dice);
-                self.coverage.mark("workload", "repo-configured");
-                let repo = self.repos[repo].clone();
-                let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
-                let wait = (5 + dice % 90) * SECOND;
-                self.add_task(now, Order::ConfigureRepo { repo, wish }, None, vec![(wait, back)], false);
-            }
-            Chore::Recreate { repo, gone_for } => {
-                self.expect_crowd(repo);
-                self.coverage.mark("workload", "repo-deleted");
-                let creation = self.creation(repo);
-                let order = Order::DeleteRepo { repo: self.repos[repo].clone() };
-                self.add_task(now, order, None, vec![(gone_for, creation)], false);
-            }
-            Chore::Member { site, evict, out_for } => {
-                if self.clients.member_busy {
-                    return;
-                }
-                self.clients.member_busy = true;
-                self.expect_people(site);
-                self.coverage.mark("workload", "member");
-                let site = self.hosts[site].site.clone();
-                let change = |state| change(&site, state);
-                let mut then = vec![(SECOND, change(MemberState::Active))];
-                if evict {
-                    then.insert(0, (out_for, change(MemberState::Joining)));
-                } else {
-                    then[0].0 = out_for;
-                }
-                let first = change(if evict { MemberState::Evicted } else { MemberState::Draining });
-                self.add_task(now, first, Some(site.clone()), then, true);
-            }
-        }
-    }
-
-    /// An operator gives an order at some site that is up.
-    pub(crate) fn order(&mut self, at: usize) {
-        let task = &mut self.clients.tasks[at];
-        if task.done {
-            return;
-        }
-        task.given = false;
-        let not_at = task.not_at.clone();
-        let order = task.order.clone();
-        let up: Vec<u64> = self
-            .hosts
-            .iter()
-            .filter(|host| !host.shadow && Some(&host.site) != not_at.as_ref())
-            .filter_map(|host| host.daemon)
-            .collect();
-        if up.is_empty() {
-            return self.queue.after(2 * SECOND, Happening::Order(at));
-        }
-        let daemon = *self.clients.rng.pick(&up);
-        self.clients.next_id += 1;
-        let id = PushId(self.clients.next_id);
-        self.clients.tasks[at].given = true;
-        self.daemons[daemon as usize].orders.insert(id, at);
-        self.queue.after(100, Happening::Give(daemon, Input::Client(ClientInput::Order { id, order })));
-    }
-
-    /// An order is answered.
-    pub(crate) fn ordered(&mut self, daemon: u64, id: PushId, outcome: Result<(), String>) {
-        let Some(at) = self.daemons[daemon as usize].orders.remove(&id) else { return };
-        let order = self.clients.tasks[at].order.clone();
-        let done = match (&order, outcome) {
-            (_, Ok(())) => true,
-            (Order::CreateRepo { .. }, Err(why)) => why.contains("exists"),
-            (Order::DeleteRepo { .. } | Order::ConfigureRepo { .. }, Err(why)) => why.contains("no such repository"),
-            (Order::ChangeMember { .. }, Err(_)) => false,
-        };
-        if !done {
-            let wait = self.clients.rng.about(SECOND);
-            return self.queue.after(wait, Happening::Order(at));
-        }
-        let task = &mut self.clients.tasks[at];
-        task.done = true;
-        let (not_at, member) = (task.not_at.clone(), task.member);
-        let mut then = std::mem::take(&mut task.then);
-        if then.is_empty() {
-            self.clients.member_busy &= !member;
-            return;
-        }
-        let (wait, next) = then.remove(0);
-        if matches!(next, Order::CreateRepo { .. }) {
-            self.coverage.mark("workload", "repo-created");
-        }
-        let wait = if self.is_calm() { wait.min(SECOND) } else { wait };
-        self.add_task(self.queue.now() + wait, next, not_at, then, member);
-    }
-
-    /// Nothing refuses pushes any more.
-    pub(crate) fn lift_configuration(&mut self, repo: usize) {
-        let repo = self.repos[repo].clone();
-        let head = RefName::parse(NAMES[0]).ok();
-        let wish = RepoConfigured {
-            head,
-            deny_deletes: Some(false),
-            deny_non_fast_forwards: Some(false),
-            read_only: Some(String::new()),
-            ..RepoConfigured::default()
-        };
-        self.add_task(self.queue.now() + SECOND, Order::ConfigureRepo { repo, wish }, None, Vec::new(), false);
-    }
-
-    /// Orders of before are brought forward, and whoever is out comes back.
-    pub(crate) fn take_all_back(&mut self) {
-        let now = self.now();
-        for at in 0..self.clients.tasks.len() {
-            if !self.clients.tasks[at].done && !self.clients.tasks[at].given {
-                self.queue.at(now + SECOND, Happening::Order(at));
-            }
-        }
-    }
-}
-
-impl crate::client::Clients {
-    /// An order that is not done.
-    pub(crate) fn open_order(&self) -> Option<String> {
-        self.tasks.iter().find(|task| !task.done).map(|task| format!("{:?}", task.order))
-    }
-}
-
-fn change(site: &SiteId, state: MemberState) -> Order {
-    let (author, reason) = ("operator".to_string(), "simulated".to_string());
-    Order::ChangeMember { site: site.clone(), state, author, reason }
-}
-
-fn configuration(dice: u64) -> (RepoConfigured, RepoConfigured) {
-    let none = RepoConfigured::default;
-    match dice % 6 {
-        0 | 1 => (
-            RepoConfigured { read_only: Some("a freeze for the release".to_string()), ..none() },
-            RepoConfigured { read_only: Some(String::new()), ..none() },
-        ),
-        2 => (
-            RepoConfigured { deny_deletes: Some(true), ..none() },
-            RepoConfigured { deny_deletes: Some(false), ..none() },
-        ),
-        3 => (
-            RepoConfigured { deny_non_fast_forwards: Some(true), ..none() },
-            RepoConfigured { deny_non_fast_forwards: Some(false), ..none() },
-        ),
-        4 => {
-            let head = |name| RefName::parse(name).ok();
-            (RepoConfigured { head: head(NAMES[1]), ..none() }, RepoConfigured { head: head(NAMES[0]), ..none() })
-        }
-        _ => (
-            RepoConfigured { visibility: Some(Visibility::Replicated), ..none() },
-            RepoConfigured { visibility: Some(Visibility::Applied), ..none() },
-        ),
     }
 }

@@ -306,6 +306,11 @@ impl World {
         let restored = at.disk.journal.restored();
         let config = self.config(host, &site, take_over);
         let rng = self.root.fork(&format!("daemon-{number}"));
+        if take_over {
+            self.meet_takeover(host, &site);
+        } else {
+            self.expect_people(number as usize % self.plan.sites.len());
+        }
         self.note(host, [100, number, u64::from(take_over)], || {
             format!("daemon {number} starts, take_over={take_over}")
         });
@@ -452,7 +457,14 @@ impl World {
                 }
             }
             ClientEffect::Notice(Notice::Parked { .. }) => self.coverage.mark("world", "parked"),
-            ClientEffect::Notice(Notice::ForeignRef { .. } | Notice::Stopped { .. } | Notice::InForce { .. }) => {}
+            ClientEffect::Notice(Notice::ForeignRef { repo, name, .. }) => {
+                self.coverage.mark("world", "put-back");
+                if !self.hosts[host].shadow {
+                    let site = self.hosts[host].site.clone();
+                    self.emit(&Event::Strayed { site, repo, name });
+                }
+            }
+            ClientEffect::Notice(Notice::Stopped { .. } | Notice::InForce { .. }) => {}
             ClientEffect::Exit { code, .. } => {
                 if code == 75 {
                     self.coverage.mark("world", "exit-75");

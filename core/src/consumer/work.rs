@@ -39,6 +39,8 @@ pub(super) struct Pending {
     pub fetched: bool,
     /// How often it was parked.
     pub tries: u32,
+    /// It puts back what somebody changed; its offset is another record's.
+    pub put_back: bool,
 }
 
 /// How far its objects are.
@@ -59,7 +61,7 @@ pub(super) enum State {
 impl Pending {
     pub(super) fn new(work: Work, state: State, source: Source, open: usize, since: Instant) -> Self {
         let showable = matches!(work, Work::Repo { .. });
-        Self { work, state, source, open, since, showable, overtaken: false, fetched: false, tries: 0 }
+        Self { work, state, source, open, since, showable, overtaken: false, fetched: false, tries: 0, put_back: false }
     }
 
     pub(super) fn tries_so_far(&self) -> u32 {

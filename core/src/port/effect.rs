@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Topic;
-use crate::ids::{Incarnation, Instance, Offset, Oid, Op, Partition, PushId};
+use crate::ids::{Digest, Incarnation, Instance, Offset, Oid, Op, Partition, PushId};
 use crate::journal::Commit;
 use crate::names::{RefName, RepoName, SiteId};
 use crate::record::Have;
@@ -153,12 +153,51 @@ pub enum GitEffect {
         /// Leave another life of the repository alone.
         if_absent: bool,
     },
+    /// Sum up the refs of repositories, but for HEAD, symbolic ones and those below `refs/refrain/`.
+    DigestRefs {
+        /// The question.
+        op: Op,
+        /// The repositories.
+        repos: Vec<RepoName>,
+        /// The key of [`TableKey::hash_ref`].
+        key: Digest,
+    },
+    /// Tell the refs that [`GitEffect::DigestRefs`] sums up, in the order of their names.
+    ReadRefs {
+        /// The question.
+        op: Op,
+        /// The repository.
+        repo: RepoName,
+        /// From behind this name.
+        after: Option<RefName>,
+        /// At most so many.
+        max: usize,
+    },
     /// Make all that was written to these repositories durable.
     Flush {
         /// The question.
         op: Op,
         /// The repositories.
         repos: Vec<RepoName>,
+    },
+}
+
+/// A range of the tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Repositories, partition by partition.
+    Repos {
+        /// From behind this one.
+        after: Option<(Partition, RepoName)>,
+    },
+    /// Refs of one life of a repository.
+    Refs {
+        /// Where it lives.
+        partition: Partition,
+        /// Its life.
+        life: Incarnation,
+        /// From behind this name.
+        after: Option<RefName>,
     },
 }
 
@@ -173,6 +212,15 @@ pub enum JournalEffect {
         partition: Partition,
         /// Which.
         keys: Vec<TableKey>,
+    },
+    /// Read table entries in the order of their keys.
+    ReadRows {
+        /// The question.
+        op: Op,
+        /// Which.
+        rows: Rows,
+        /// At most so many.
+        max: usize,
     },
     /// One transaction, durable before the answer.
     Commit {

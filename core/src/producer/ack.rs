@@ -9,7 +9,7 @@ use crate::refdb::Control;
 
 impl Ack {
     /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force in partition 0
-    /// (`control`) is believed: an old one may have promised what its disk has lost.
+    /// (`control`) is believed.
     pub(super) fn is_met(
         self,
         place: (Partition, Offset),
@@ -20,13 +20,11 @@ impl Ack {
     ) -> bool {
         let flushed = |site: &SiteId| {
             let Some(report) = peers.of(site) else { return false };
-            let Some(speaker) = control.speakers.get(site) else { return false };
-            let in_force = (speaker.epoch, speaker.instance) == (report.epoch, report.instance);
             let held = |mark: &Mark| match unchanged {
                 false => mark.flushed(place.1),
                 true => mark.first_open() > place.1,
             };
-            in_force && report.partitions.get(&place.0).is_some_and(held)
+            control.in_force(report) && report.partitions.get(&place.0).is_some_and(held)
         };
         match self {
             Ack::Log => true,

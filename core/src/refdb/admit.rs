@@ -3,6 +3,7 @@
 use crate::ids::{Epoch, Seq};
 use crate::mutant::Mutant;
 use crate::names::SiteId;
+use crate::placement::partition_of;
 use crate::record::{Body, LogOpened, MemberState, Record, SiteChanged};
 
 use super::{Fold, Members, Speaker, Void};
@@ -46,7 +47,17 @@ impl Fold {
         if header.seq <= speaker.seq && !self.mutants.on(Mutant::SequenceIgnored) {
             return Err(Void::OldSequence);
         }
+        if !self.is_home(record) && !self.mutants.on(Mutant::HomeIgnored) {
+            return Err(Void::WrongPartition);
+        }
         Ok(())
+    }
+
+    /// A repository lives in one partition. A record of it elsewhere must not count: it would begin a second life there,
+    /// and spend a sequence number that the first still needs.
+    fn is_home(&self, record: &Record) -> bool {
+        let partitions = self.control.opened.as_ref().map_or(1, |opened| opened.partitions.max(1));
+        record.header.repo.as_ref().is_none_or(|repo| partition_of(repo, partitions) == self.control.partition)
     }
 
     fn ended(&self, site: &SiteId) -> Epoch {

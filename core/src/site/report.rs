@@ -8,6 +8,8 @@ use alloc::vec::Vec;
 use super::Site;
 use crate::config::{HEARTBEAT_EVERY, PROGRESS_EVERY, SESSION_AFTER};
 use crate::ids::Offset;
+use crate::mutant::Mutant;
+use crate::names::SiteId;
 use crate::port::{LogEffect, Now, Owner, Read, Topic, Value};
 use crate::progress::Report;
 use crate::record::{Barrier, Body, MemberState, SiteChanged};
@@ -101,11 +103,19 @@ impl Site {
         if self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
             return;
         }
-        let members = self.parts[0].fold.control().members.clone();
+        let control = self.parts[0].fold.control();
+        let members = control.members.clone();
+        let old_is_fine = self.config.mutants.on(Mutant::FlipOldInstance);
+        let believed: BTreeMap<SiteId, _> = self
+            .peers
+            .iter()
+            .filter(|it| old_is_fine || control.in_force(it))
+            .map(|it| (it.site.clone(), &it.partitions))
+            .collect();
         for part in &mut self.parts {
             let partition = part.partition;
-            let staged = |site: &crate::names::SiteId, offset: Offset| {
-                self.peers.of(site).and_then(|it| it.partitions.get(&partition)).is_some_and(|mark| mark.staged(offset))
+            let staged = |site: &SiteId, offset: Offset| {
+                believed.get(site).and_then(|it| it.get(&partition)).is_some_and(|mark| mark.staged(offset))
             };
             let due: Vec<Offset> = part
                 .consumer
@@ -168,8 +178,10 @@ impl Site {
         if !self.beats {
             return;
         }
-        for part in &mut self.parts {
-            if part.producer.in_force && now.at >= part.last_record + HEARTBEAT_EVERY {
+        // All that will be due soon go together: each site then makes one round of them, not one a partition.
+        let due = self.beat_timeout().is_some_and(|due| now.at >= due);
+        for part in self.parts.iter_mut().filter(|_| due) {
+            if part.producer.in_force && now.at >= part.last_record + HEARTBEAT_EVERY / 2 {
                 part.last_record = now.at;
                 part.producer.say(now, &mut self.out, &mut self.session.voice, Body::Heartbeat(Barrier {}));
             }
@@ -177,7 +189,7 @@ impl Site {
     }
 
     pub(super) fn beat_timeout(&self) -> Option<Instant> {
-        let due = self.parts.iter().map(|part| part.last_record + HEARTBEAT_EVERY).min();
-        due.filter(|_| self.beats)
+        let speaking = self.parts.iter().filter(|part| self.beats && part.producer.in_force);
+        speaking.map(|part| part.last_record + HEARTBEAT_EVERY).min()
     }
 }

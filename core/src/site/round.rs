@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::Site;
 use crate::aggregator::Accepted;
-use crate::config::ROUND_AFTER;
+use crate::config::{IDLE_ROUND_AFTER, ROUND_AFTER};
 use crate::ids::{Offset, Partition};
 use crate::journal::Commit;
 use crate::mutant::Mutant;
@@ -43,19 +43,25 @@ pub(super) struct Round {
 }
 
 impl Site {
-    fn wants_round(&self) -> bool {
-        let session = !self.session.is_stored;
-        session || self.parts.iter().any(|part| part.moved || part.consumer.wants_round())
+    /// When the next round should begin, if anything is to be made durable. Accepted work has others waiting for it.
+    fn round_due(&self) -> Option<Instant> {
+        let waited_for = !self.session.is_stored || self.parts.iter().any(|part| part.consumer.wants_round());
+        let due = if waited_for {
+            Instant::default()
+        } else {
+            self.parts.iter().filter_map(|part| part.moved).min()? + IDLE_ROUND_AFTER
+        };
+        Some(due.max(self.round.not_before))
     }
 
     pub(super) fn round_timeout(&self) -> Option<Instant> {
-        (matches!(self.round.phase, Phase::Idle) && self.wants_round()).then_some(self.round.not_before)
+        if matches!(self.round.phase, Phase::Idle) { self.round_due() } else { None }
     }
 
     /// Begins a round if something is to be made durable and none is under way. What arrives meanwhile waits for the
     /// next one, so one fsync serves a batch.
     pub(super) fn go_round(&mut self, now: Now) {
-        if !matches!(self.round.phase, Phase::Idle) || now.at < self.round.not_before || !self.wants_round() {
+        if !matches!(self.round.phase, Phase::Idle) || self.round_due().is_none_or(|due| now.at < due) {
             return;
         }
         let rounds: Vec<_> = self.parts.iter_mut().map(|part| part.consumer.begin_flush()).collect();
@@ -98,9 +104,8 @@ impl Site {
             let mut work = part.consumer.commit();
             work.retain(|(_, _, work)| !ahead || work.is_none());
             commit.work.extend(work);
-            if part.moved {
+            if part.moved.take().is_some() {
                 commit.controls.push(part.fold.control().clone());
-                part.moved = false;
             }
             let next = part.folded_to();
             let mut mark = part.consumer.mark(next);

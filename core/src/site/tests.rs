@@ -164,6 +164,8 @@ impl World {
                 self.ref_sets += edits.len();
                 GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Done).collect() }
             }
+            GitEffect::DigestRefs { op, repos, .. } => GitInput::RefsDigested { op, digests: vec![None; repos.len()] },
+            GitEffect::ReadRefs { op, .. } => GitInput::RefsRead { op, refs: None },
             GitEffect::EnsureRepo { op, .. } | GitEffect::Flush { op, .. } | GitEffect::Fetch { op, .. } => {
                 GitInput::Done { op, ok: true }
             }
@@ -186,6 +188,7 @@ impl World {
                 }
                 JournalInput::Committed { op }
             }
+            JournalEffect::ReadRows { op, .. } => JournalInput::RowsRead { op, rows: vec![] },
             JournalEffect::ReadVerdicts { op, .. } => JournalInput::VerdictsRead { op, verdicts: vec![] },
         }
     }

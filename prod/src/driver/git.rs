@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
 use anyhow::{Context, Result};
-use refrain_core::ids::{Offset, Oid, Op};
-use refrain_core::names::RepoName;
+use refrain_core::ids::{Digest, Offset, Oid, Op};
+use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{Edit, GitEffect, GitInput, Hide, Input, Prepared, Received, RefSet, RepoShape};
 use refrain_core::record::Have;
+use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
 
 use super::{Fact, Places, test_points};
@@ -76,7 +77,10 @@ impl GitPort {
                 GitEffect::Receive { .. } => "ingest",
                 GitEffect::SetRefs { .. } => "set-refs",
                 GitEffect::Flush { .. } => "flush",
-                GitEffect::Fetch { .. } | GitEffect::EnsureRepo { .. } => "other",
+                GitEffect::Fetch { .. }
+                | GitEffect::EnsureRepo { .. }
+                | GitEffect::DigestRefs { .. }
+                | GitEffect::ReadRefs { .. } => "other",
             };
             test_points::pass(&format!("before-{place}"));
             let gate = match &effect {
@@ -84,8 +88,11 @@ impl GitPort {
                 | GitEffect::Receive { repo, .. }
                 | GitEffect::SetRefs { repo, .. }
                 | GitEffect::EnsureRepo { repo, .. } => Some(port.gates.of(&port.path(repo))),
-                // Flushing changes nothing that repacking minds.
-                GitEffect::Flush { .. } | GitEffect::Fetch { .. } => None,
+                // These change nothing that repacking minds.
+                GitEffect::Flush { .. }
+                | GitEffect::Fetch { .. }
+                | GitEffect::DigestRefs { .. }
+                | GitEffect::ReadRefs { .. } => None,
             };
             let passing = gate.as_ref().map(|gate| gate.read().unwrap_or_else(std::sync::PoisonError::into_inner));
             let input = port.answer(effect);
@@ -124,6 +131,22 @@ impl GitPort {
                 let done = self.ensure(&repo, shape.as_ref(), if_absent);
                 self.done(op, &format!("repository {repo}"), done)
             }
+            GitEffect::DigestRefs { op, repos, key } => {
+                let sum = |repo: &RepoName| {
+                    let refs = self.refs(repo)?;
+                    let mut digest = Digest(0);
+                    refs.iter().for_each(|(name, value)| digest.add(TableKey::hash_ref(key, name, value)));
+                    Some((digest, refs.len() as u64))
+                };
+                GitInput::RefsDigested { op, digests: repos.iter().map(sum).collect() }
+            }
+            GitEffect::ReadRefs { op, repo, after, max } => {
+                let page = self.refs(&repo).map(|refs| {
+                    let behind = refs.into_iter().skip_while(|(name, _)| Some(name) <= after.as_ref());
+                    behind.take(max).collect()
+                });
+                GitInput::RefsRead { op, refs: page }
+            }
             GitEffect::Flush { op, repos } => {
                 let done =
                     repos.iter().filter(|repo| self.path(repo).exists()).try_for_each(|repo| self.store(repo)?.flush());
@@ -137,6 +160,20 @@ impl GitPort {
             tracing::error!("{what}: {why:#}");
         }
         GitInput::Done { op, ok: done.is_ok() }
+    }
+
+    /// The refs that are replicated; none if the repository cannot be read. A name that no push can have set is not one
+    /// of them, and stays as it is.
+    fn refs(&self, repo: &RepoName) -> Option<BTreeMap<RefName, Oid>> {
+        match self.store(repo).and_then(|store| store.refs()) {
+            Ok(refs) => {
+                Some(refs.into_iter().filter_map(|(name, oid)| Some((RefName::parse(&name).ok()?, oid))).collect())
+            }
+            Err(why) => {
+                tracing::warn!(%repo, "its refs cannot be read: {why:#}");
+                None
+            }
+        }
     }
 
     fn store(&self, repo: &RepoName) -> Result<Arc<Store>> {

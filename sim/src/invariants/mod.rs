@@ -7,6 +7,7 @@ mod acknowledged_survives;
 mod aggregated_after_all;
 mod aggregated_once;
 mod at_rest;
+mod every_push_answered;
 mod exactly_one_speaker;
 mod memory_bounded;
 mod no_ref_goes_back;
@@ -16,8 +17,10 @@ mod one_history_per_ref;
 mod record_closed;
 mod refs_after_objects;
 mod refused_stays_refused;
+mod refused_with_cause;
 mod shown_when_replicated;
 mod sites_judge_alike;
+mod strangers_only;
 
 mod claims;
 mod places;
@@ -33,9 +36,12 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::<acknowledged_survives::AcknowledgedSurvives>::default(),
         Box::<refused_stays_refused::RefusedStaysRefused>::default(),
+        Box::<refused_with_cause::RefusedWithCause>::default(),
+        Box::<every_push_answered::EveryPushAnswered>::default(),
         Box::<ok_as_promised::OkAsPromised>::default(),
         Box::new(one_history_per_ref::OneHistoryPerRef),
         Box::<sites_judge_alike::SitesJudgeAlike>::default(),
+        Box::<strangers_only::StrangersOnly>::default(),
         Box::<exactly_one_speaker::ExactlyOneSpeaker>::default(),
         Box::new(record_closed::RecordClosed),
         Box::<refs_after_objects::RefsAfterObjects>::default(),

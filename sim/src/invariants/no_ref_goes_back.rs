@@ -1,5 +1,6 @@
 //! At a site no ref goes back: what it shows follows the order in which the log accepted the values. A power failure
-//! may take back what was not durable; when the site is ready again, everything is at least where it was.
+//! may take back what was not durable; when the site is ready again, everything is at least where it was, but for what
+//! it reports as parked.
 //!
 //! Catches reconciling before the fold reached the log's end, applying old values after new ones, and sites that serve
 //! too early.
@@ -83,12 +84,20 @@ impl NoRefGoesBack {
         for place in places {
             let view = seen.sites.get(site).and_then(|site| site.repos.get(&place.1));
             let value = view.and_then(|view| view.refs.get(&place.2)).copied();
-            if !self.foreign.contains(&place) {
+            if !self.foreign.contains(&place) && !says_parked(seen, &place, value) {
                 found.extend(self.look(seen, place, value));
             }
         }
         found
     }
+}
+
+/// Whether the site's last report admits that a later value of the ref could not be had.
+fn says_parked(seen: &Observed, (site, repo, name): &Place, value: Option<Oid>) -> bool {
+    let history = seen.naive.history(repo, name);
+    let Some(at) = place_from(history, 0, value) else { return false };
+    let mark = seen.naive.home(repo).and_then(|home| seen.reports.get(site)?.partitions.get(&home));
+    mark.is_some_and(|mark| mark.parked > 0 && history[at..].iter().any(|(offset, _)| mark.except.contains(offset)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! A record brings all that its new values need: its pack, and what the fold held for that repository at the offset
 //! that the record names, are closed. So any site that has folded that far can apply it, whatever its store contains.
 //!
+//! And what the record states of its updates, that they are no fast-forward, is so.
+//!
 //! Catches packs cut at what a quarantine or the origin's store happened to contain, and the second half of a split
 //! push that was cut before the first was judged.
 
@@ -50,6 +52,12 @@ fn holds(seen: &Observed, offset: Offset, decision: &Decision, push: &Push) -> R
     if push.base > offset {
         return Err(format!("cut at offset {}, which lies ahead", push.base));
     }
+    for update in &push.updates {
+        let rewinds = |(old, new)| !descends(seen, new, old);
+        if update.old.zip(update.new).is_some_and(rewinds) != update.forced {
+            return Err(format!("{} is stated as forced={}, which is not so", update.name, update.forced));
+        }
+    }
     let base: Vec<(_, Oid)> = seen.naive.refs_at(repo, push.base).collect();
     for have in &push.haves {
         if !base.contains(&(&have.name, have.value)) {
@@ -73,6 +81,20 @@ fn holds(seen: &Observed, offset: Offset, decision: &Decision, push: &Push) -> R
         None => Ok(()),
         Some(oid) => Err(format!("{oid} is neither in the pack nor below any ref as of offset {}", push.base)),
     }
+}
+
+/// Whether `new` is `old` or a commit after it.
+fn descends(seen: &Observed, new: Oid, old: Oid) -> bool {
+    let (mut open, mut met) = (vec![new], BTreeSet::new());
+    while let Some(oid) = open.pop() {
+        if oid == old {
+            return true;
+        }
+        if met.insert(oid) {
+            open.extend(seen.objects.get(&oid).into_iter().flat_map(|object| &object.parents).copied());
+        }
+    }
+    false
 }
 
 /// Looks for all of `wanted` below `level`, nearest first, because that is where they are.
@@ -125,6 +147,19 @@ mod tests {
             let base = world.end() - early;
             let second = world.push_with("ams", &[update("b", absent(), value(2))], &[2], base);
             assert_eq!(run(&mut RecordClosed, &world, &[first, second]).len(), found);
+        }
+    }
+
+    #[test]
+    fn a_rewind_that_is_not_stated_is_found() {
+        for (forced, found) in [(true, 0), (false, 1)] {
+            let mut world = World::opened(&["ams"]);
+            world.object(1, &[]);
+            world.object(2, &[]);
+            world.push_with("ams", &[update("a", absent(), value(1))], &[1], 1_000);
+            let rewind = refrain_core::record::Update { forced, ..update("a", value(1), value(2)) };
+            let record = world.push_with("ams", &[rewind], &[2], 1_000);
+            assert_eq!(run(&mut RecordClosed, &world, &[record]).len(), found);
         }
     }
 

@@ -73,6 +73,7 @@ pub struct PartitionState {
     /// The repositories that live.
     pub repos: BTreeMap<RepoName, Repo>,
     pub(super) rules: Option<u32>,
+    pub(super) partitions: u32,
     pub(super) version: u64,
     pub(super) ended: BTreeMap<SiteId, Epoch>,
 }

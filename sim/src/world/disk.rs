@@ -1,12 +1,13 @@
 //! Between a daemon and its disk: work takes time, and what a crash finds under way is done in part.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use refrain_core::ids::{Oid, Op};
-use refrain_core::names::RepoName;
+use refrain_core::ids::{Digest, Oid, Op};
+use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{
     Edit, GitEffect, GitInput, Input, JournalEffect, JournalInput, Prepared, Received, RefSet, RepoShape,
 };
+use refrain_core::table::TableKey;
 
 use super::{Happening, World};
 use crate::dice::Dice;
@@ -35,6 +36,9 @@ impl World {
             GitEffect::Receive { op, .. } => (*op, self.disk_time(host, 300, 6_000)),
             GitEffect::SetRefs { op, .. } => (*op, self.disk_time(host, 200, 3_000)),
             GitEffect::EnsureRepo { op, .. } => (*op, self.disk_time(host, 500, 5_000)),
+            GitEffect::DigestRefs { op, .. } | GitEffect::ReadRefs { op, .. } => {
+                (*op, self.disk_time(host, 200, 4_000))
+            }
             GitEffect::Flush { op, repos } => {
                 let takes = self.disk_time(host, 1_000, 12_000);
                 let work = repos.clone().into_iter().filter_map(|name| {
@@ -65,9 +69,9 @@ impl World {
     pub(super) fn hand_to_journal(&mut self, daemon: u64, effect: JournalEffect) {
         let host = self.daemons[daemon as usize].host;
         let (op, takes) = match &effect {
-            JournalEffect::ReadTable { op, .. } | JournalEffect::ReadVerdicts { op, .. } => {
-                (*op, self.disk_time(host, 50, 800))
-            }
+            JournalEffect::ReadTable { op, .. }
+            | JournalEffect::ReadVerdicts { op, .. }
+            | JournalEffect::ReadRows { op, .. } => (*op, self.disk_time(host, 50, 800)),
             JournalEffect::Commit { op, .. } => (*op, self.disk_time(host, 800, 8_000)),
         };
         self.begin(daemon, op, Work::Journal(effect), takes);
@@ -118,6 +122,7 @@ impl World {
             JournalEffect::ReadVerdicts { op, partition, from, max } => {
                 JournalInput::VerdictsRead { op, verdicts: journal.verdicts(partition, from, max) }
             }
+            JournalEffect::ReadRows { op, rows, max } => JournalInput::RowsRead { op, rows: journal.rows(rows, max) },
             JournalEffect::Commit { op, commit } => {
                 journal.commit(commit);
                 JournalInput::Committed { op }
@@ -165,6 +170,17 @@ impl World {
             GitEffect::EnsureRepo { repo, shape, if_absent, .. } => {
                 let ok = self.ensure(host, &repo, shape, if_absent);
                 GitInput::Done { op, ok }
+            }
+            GitEffect::DigestRefs { repos, key, .. } => {
+                let digests = repos.iter().map(|repo| self.shown(host, repo).map(|refs| sum(refs, key)));
+                GitInput::RefsDigested { op, digests: digests.collect() }
+            }
+            GitEffect::ReadRefs { repo, after, max, .. } => {
+                let refs = self.shown(host, &repo).map(|refs| {
+                    let behind = refs.iter().filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
+                    behind.take(max).map(|(name, value)| (name.clone(), *value)).collect()
+                });
+                GitInput::RefsRead { op, refs }
             }
             GitEffect::Flush { .. } => GitInput::Done { op, ok: true },
         }
@@ -273,7 +289,13 @@ impl World {
                         self.hosts[host].disk.journal.commit(commit);
                     }
                 }
-                Work::Journal(_) | Work::Git(GitEffect::Prepare { .. } | GitEffect::Flush { .. }) => {}
+                Work::Journal(_)
+                | Work::Git(
+                    GitEffect::Prepare { .. }
+                    | GitEffect::Flush { .. }
+                    | GitEffect::DigestRefs { .. }
+                    | GitEffect::ReadRefs { .. },
+                ) => {}
                 Work::Flush(repos) if coin => self.flushed(host, repos),
                 Work::Flush(_) => {}
                 Work::Git(GitEffect::EnsureRepo { repo, shape, if_absent, .. }) => {
@@ -333,4 +355,11 @@ impl World {
         });
         packs.flatten().collect()
     }
+}
+
+/// The sum of refs' hashes, and their number.
+fn sum(refs: &BTreeMap<RefName, Oid>, key: Digest) -> (Digest, u64) {
+    let mut digest = Digest(0);
+    refs.iter().for_each(|(name, value)| digest.add(TableKey::hash_ref(key, name, value)));
+    (digest, refs.len() as u64)
 }

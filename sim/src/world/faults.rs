@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use refrain_core::names::RepoName;
+use refrain_core::names::{RefName, RepoName};
+use refrain_core::port::Edit;
 
 use super::{Happening, World};
 use crate::dice::Dice;
@@ -52,7 +53,11 @@ impl World {
         self.faults.active.insert(at);
         self.expect_people(host);
         match strike.kind {
+            Kind::Crash if strike.dice % 6 == 5 => {
+                (0..self.plan.sites.len()).for_each(|host| self.kill_soon(host, strike.dice % 5 + host as u64));
+            }
             Kind::Crash => self.kill_soon(host, strike.dice % 7),
+            Kind::Power if strike.dice % 6 == 5 => (0..self.plan.sites.len()).for_each(|host| self.power_off(host)),
             Kind::TornRefs => {
                 if let Some(daemon) = self.hosts[host].daemon {
                     self.daemons[daemon as usize].kill_in_refs = true;
@@ -74,6 +79,7 @@ impl World {
                 let until = self.now() + strike.lasts;
                 self.hosts[host].disk.extras.values_mut().for_each(|extra| extra.locked_until = until);
             }
+            Kind::ForeignRefs => self.change_refs_behind(host),
             Kind::Gc => self.collect_garbage(host),
             Kind::ClockStep => self.step_clock(host, (strike.dice % 7_200_000) as i64 - 3_600_000),
             Kind::ClockDrift => self.drift_clock(host, (strike.dice % 40_000) as i64 - 20_000),
@@ -108,6 +114,7 @@ impl World {
             | Kind::LogDown
             | Kind::DiskLost
             | Kind::ForeignLock
+            | Kind::ForeignRefs
             | Kind::Gc
             | Kind::ClockStep
             | Kind::Garbage => {}
@@ -304,6 +311,35 @@ impl World {
         *self.views(host) = BTreeMap::<RepoName, RepoView>::new();
         let site = self.hosts[host].site.clone();
         self.emit(&Event::DiskLost { site });
+    }
+
+    /// Somebody with a shell runs `git update-ref`: a ref goes, comes, or moves to what another one shows.
+    fn change_refs_behind(&mut self, host: usize) {
+        let names: Vec<RepoName> = self.hosts[host].disk.extras.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        for _ in 0..self.disk_rng.range(1, 4) {
+            let repo = self.disk_rng.pick(&names).clone();
+            let Some(shown) = self.shown(host, &repo).cloned().filter(|shown| !shown.is_empty()) else { continue };
+            let (refs, values): (Vec<_>, Vec<_>) = shown.iter().map(|(name, value)| (name.clone(), *value)).unzip();
+            let stranger = RefName::parse("refs/heads/stranger").expect("a good name");
+            let dice = self.disk_rng.below(10);
+            let name = if dice == 0 { stranger } else { self.disk_rng.pick(&refs).clone() };
+            let new = (dice > 3 || dice == 0).then(|| *self.disk_rng.pick(&values));
+            let edit = Edit { old: shown.get(&name).copied(), name, new, found: false };
+            let now = self.now();
+            let Some((mut at_hand, _)) = self.repo(host, &repo) else { continue };
+            if edit.old == edit.new || at_hand.check(now, std::slice::from_ref(&edit)) != [None] {
+                continue;
+            }
+            at_hand.set(&edit);
+            self.coverage.mark("world", "foreign-ref");
+            let (name, from, to) = (edit.name, edit.old, edit.new);
+            self.note(host, [304, 0, 0], || format!("somebody sets {repo} {name} from {from:?} to {to:?}"));
+            let site = self.hosts[host].site.clone();
+            self.emit(&Event::RefSet { site, repo, name, from, to, foreign: true });
+        }
     }
 
     fn collect_garbage(&mut self, host: usize) {

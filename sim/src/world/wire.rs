@@ -127,9 +127,9 @@ impl World {
         if self.daemons.is_empty() {
             return;
         }
-        let topic = Topic::PushData(refrain_core::ids::Partition((dice % u64::from(self.plan.partitions)) as u32));
         for _ in 0..1 + dice % 4 {
-            let partition = refrain_core::ids::Partition(self.log_rng.below(u64::from(self.plan.partitions)) as u32);
+            let mut any = || refrain_core::ids::Partition(self.log_rng.below(u64::from(self.plan.partitions)) as u32);
+            let (partition, topic) = (any(), Topic::PushData(any()));
             let earlier = self.observed.log.get(&partition).filter(|list| !list.is_empty());
             let copy = earlier.map(|list| list[self.log_rng.below(list.len() as u64) as usize].value.to_vec());
             let mut value = copy.unwrap_or_else(|| b"rubbish".to_vec());
@@ -183,6 +183,11 @@ impl World {
                 self.observed.log.entry(partition).or_default().push(entry);
                 self.observed.naive.append(partition, offset, time_ms, &append.value);
                 self.emit(&Event::Appended { partition, offset });
+                if let Value::Record(decoded) = &append.parsed
+                    && let Ok(record) = &decoded.record
+                {
+                    self.maybe_undo(record);
+                }
             }
             Topic::Replicated => {
                 self.observed.published.push(entry);

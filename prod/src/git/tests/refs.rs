@@ -174,7 +174,7 @@ fn threads_and_git_race_for_one_ref_and_nothing_is_lost() {
 /// Whoever has renamed its lock into place no longer owns the lock's name: the next one's lock has it.
 #[test]
 fn a_ref_that_was_set_does_not_take_the_next_ones_lock_away() {
-    let mut world = World::new();
+    let world = World::new();
     let store = world.store("one.git");
     let oids: Vec<Oid> = (1..=1200u32).map(|n| Oid::parse(&format!("{n:040x}")).expect("oid")).collect();
     assert_eq!(race(&store, oids.chunks(300), || ()), 1200, "each value was followed by one other");

@@ -1,0 +1,277 @@
+//! Anti-entropy between this site's Git and the tables: what somebody changed behind the daemon is found and put back.
+//!
+//! Goes round all repositories, a batch at a time: one digest a repository while all is well, pages of names where it
+//! differs. Owns where the round is and what it waits for. Promises to judge only refs that nothing was happening to
+//! between its questions and the answers, so that it never takes a push in flight for a stranger's change; sets nothing
+//! itself, the projection does.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::config::{AUDIT_BATCH, AUDIT_EVERY, AUDIT_PAGE, AUDIT_REST};
+use crate::consumer::Strayed;
+use crate::ids::{Digest, Incarnation, Oid, Partition};
+use crate::mutant::{Mutant, Mutants};
+use crate::names::{RefName, RepoName};
+use crate::partition::Part;
+use crate::port::{GitEffect, JournalEffect, Now, Out, Owner, Rows};
+use crate::table::{RefEntry, RepoEntry, TableEntry, TableKey};
+use crate::time::Instant;
+
+/// A repository that is looked at.
+#[derive(Clone, Debug)]
+struct Subject {
+    partition: Partition,
+    repo: RepoName,
+    life: Incarnation,
+    refs: (Digest, u64),
+}
+
+/// What is waited for.
+#[derive(Debug)]
+enum Step {
+    /// The next round.
+    Rest,
+    /// The journal lists repositories.
+    Listing,
+    /// Git sums up refs.
+    Digesting(Vec<Subject>),
+    /// Git tells a page of refs.
+    Reading(Subject, Option<RefName>),
+    /// The journal tells the same page of the table.
+    Comparing(Subject, Option<RefName>, Vec<(RefName, Oid)>),
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    mutants: Mutants,
+    step: Step,
+    due: Instant,
+    begun: Instant,
+    /// The last repository listed.
+    after: Option<(Partition, RepoName)>,
+    /// The round ends with this batch.
+    last_batch: bool,
+    /// Repositories of this batch that need a closer look.
+    suspects: Vec<Subject>,
+}
+
+impl Audit {
+    pub(crate) fn new(mutants: Mutants) -> Self {
+        Self {
+            mutants,
+            step: Step::Rest,
+            due: Instant::default(),
+            begun: Instant::default(),
+            after: None,
+            last_batch: false,
+            suspects: Vec::new(),
+        }
+    }
+
+    /// Begins a round when one is due.
+    pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part]) {
+        if matches!(self.step, Step::Rest) && now.at >= self.due && !self.mutants.on(Mutant::ForeignKept) {
+            self.begun = now.at;
+            self.after = None;
+            self.list(out, parts);
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        (matches!(self.step, Step::Rest) && !self.mutants.on(Mutant::ForeignKept)).then_some(self.due)
+    }
+
+    fn list(&mut self, out: &mut Out, parts: &mut [Part]) {
+        // Before the journal is asked: what changes from here on may be missing in its answer.
+        parts.iter_mut().for_each(Part::watch);
+        self.step = Step::Listing;
+        let op = out.ask(Owner::AuditRows);
+        let rows = Rows::Repos { after: self.after.clone() };
+        out.journal(JournalEffect::ReadRows { op, rows, max: AUDIT_BATCH });
+    }
+
+    /// The journal's answer.
+    pub(crate) fn rows(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        parts: &mut [Part],
+        rows: Vec<(Partition, TableKey, TableEntry)>,
+    ) {
+        match core::mem::replace(&mut self.step, Step::Rest) {
+            Step::Listing => self.listed(now, out, parts, rows),
+            Step::Comparing(subject, after, git) => {
+                let whole = rows.len() < AUDIT_PAGE;
+                let table = rows.into_iter().filter_map(|(_, key, entry)| match (key, entry) {
+                    (TableKey::Ref(_, name), TableEntry::Ref(entry)) => Some((name, entry)),
+                    _ => None,
+                });
+                self.compare(now, out, parts, (subject, after), git, (table.collect(), whole));
+            }
+            other => self.step = other,
+        }
+    }
+
+    fn listed(&mut self, now: Now, out: &mut Out, parts: &mut [Part], rows: Vec<(Partition, TableKey, TableEntry)>) {
+        self.last_batch = rows.len() < AUDIT_BATCH;
+        let mut subjects = Vec::new();
+        for (partition, key, entry) in rows {
+            let (TableKey::Repo(repo), TableEntry::Repo(RepoEntry { incarnation, refs_digest, refs, .. })) =
+                (key, entry)
+            else {
+                continue;
+            };
+            self.after = Some((partition, repo.clone()));
+            subjects.push(Subject { partition, repo, life: incarnation, refs: (refs_digest, refs) });
+        }
+        let key = parts[0].fold.control().opened.as_ref().map(|opened| opened.digest_key);
+        let Some(key) = key.filter(|_| !subjects.is_empty()) else { return self.next(now, out, parts) };
+        let repos = subjects.iter().map(|subject| subject.repo.clone()).collect();
+        self.step = Step::Digesting(subjects);
+        let op = out.ask(Owner::AuditDigests);
+        out.git(GitEffect::DigestRefs { op, repos, key });
+    }
+
+    /// Git's sums, `None` where a repository could not be read.
+    pub(crate) fn digests(&mut self, now: Now, out: &mut Out, parts: &mut [Part], digests: Vec<Option<(Digest, u64)>>) {
+        let Step::Digesting(subjects) = core::mem::replace(&mut self.step, Step::Rest) else { return };
+        let differs = |(subject, digest): &(Subject, Option<(Digest, u64)>)| {
+            let touched = parts.get(subject.partition.0 as usize).is_some_and(|part| part.touched(&subject.repo));
+            digest.is_some() && (touched || *digest != Some(subject.refs))
+        };
+        self.suspects = subjects.into_iter().zip(digests).filter(differs).map(|(subject, _)| subject).collect();
+        self.next(now, out, parts);
+    }
+
+    /// On to the next suspect, batch or round.
+    fn next(&mut self, now: Now, out: &mut Out, parts: &mut [Part]) {
+        match self.suspects.pop() {
+            Some(subject) => self.look(now, out, parts, subject, None),
+            None if self.last_batch => {
+                parts.iter_mut().for_each(Part::unwatch);
+                self.step = Step::Rest;
+                self.due = (self.begun + AUDIT_EVERY).max(now.at + AUDIT_REST);
+            }
+            None => self.list(out, parts),
+        }
+    }
+
+    fn look(&mut self, now: Now, out: &mut Out, parts: &mut [Part], subject: Subject, after: Option<RefName>) {
+        let Some(part) = parts.get_mut(subject.partition.0 as usize) else { return self.next(now, out, parts) };
+        if !part.look_at(&subject.repo, subject.life) {
+            return self.next(now, out, parts);
+        }
+        let op = out.ask(Owner::AuditRefs);
+        out.git(GitEffect::ReadRefs { op, repo: subject.repo.clone(), after: after.clone(), max: AUDIT_PAGE });
+        self.step = Step::Reading(subject, after);
+    }
+
+    /// A page of Git's refs in the order of their names, `None` if it could not be read.
+    pub(crate) fn refs(&mut self, now: Now, out: &mut Out, parts: &mut [Part], refs: Option<Vec<(RefName, Oid)>>) {
+        let Step::Reading(subject, after) = core::mem::replace(&mut self.step, Step::Rest) else { return };
+        let Some(refs) = refs else { return self.next(now, out, parts) };
+        let op = out.ask(Owner::AuditRows);
+        let rows = Rows::Refs { partition: subject.partition, life: subject.life, after: after.clone() };
+        out.journal(JournalEffect::ReadRows { op, rows, max: AUDIT_PAGE });
+        self.step = Step::Comparing(subject, after, refs);
+    }
+
+    fn compare(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        parts: &mut [Part],
+        (subject, _): (Subject, Option<RefName>),
+        git: Vec<(RefName, Oid)>,
+        (table, table_whole): (Vec<(RefName, RefEntry)>, bool),
+    ) {
+        let Some(part) = parts.get_mut(subject.partition.0 as usize) else { return self.next(now, out, parts) };
+        // Only what both pages cover can be compared; the rest is for the next page.
+        let git_end = git.last().filter(|_| git.len() >= AUDIT_PAGE).map(|(name, _)| name.clone());
+        let table_end = table.last().filter(|_| !table_whole).map(|(name, _)| name.clone());
+        let end = match (git_end, table_end) {
+            (Some(git), Some(table)) => Some(git.min(table)),
+            (git, table) => git.or(table),
+        };
+        let covered = |name: &RefName| end.as_ref().is_none_or(|end| name <= end);
+        let mut table: BTreeMap<RefName, RefEntry> = table.into_iter().filter(|(name, _)| covered(name)).collect();
+        let mut strayed = Vec::new();
+        for (name, actual) in git.into_iter().filter(|(name, _)| covered(name)) {
+            let entry = table.remove(&name);
+            if entry.as_ref().map(|entry| entry.value) != Some(actual) {
+                strayed.push(Strayed { name, actual: Some(actual), entry });
+            }
+        }
+        strayed.extend(table.into_iter().map(|(name, entry)| Strayed { name, actual: None, entry: Some(entry) }));
+        strayed.retain(|it| self.mutants.on(Mutant::AuditRaces) || !part.touched_ref(&it.name));
+        if !strayed.is_empty() {
+            part.put_back(now, out, &subject.repo, subject.life, strayed);
+        }
+        match end {
+            Some(end) => self.look(now, out, parts, subject, Some(end)),
+            None => self.next(now, out, parts),
+        }
+    }
+}
+
+/// What happened in a partition while the audit waited for answers.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// Repositories with work under way or with changes that the journal may not hold.
+    repos: BTreeSet<RepoName>,
+    /// The life in the table of those that the journal may know in another one; `None`: gone.
+    lives: BTreeMap<RepoName, Option<Incarnation>>,
+    /// The repository that is looked at closely, and its refs like `repos`.
+    of: Option<RepoName>,
+    refs: BTreeSet<RefName>,
+    /// More happened than is remembered.
+    all: bool,
+}
+
+impl Watch {
+    /// Begins with what is under way, before the journal is asked for repositories.
+    pub(crate) fn new(repos: BTreeSet<RepoName>, lives: BTreeMap<RepoName, Option<Incarnation>>) -> Self {
+        Self { repos, lives, ..Self::default() }
+    }
+
+    /// From here on the refs of one repository count, beginning with those that something is happening to.
+    pub(crate) fn look_at(&mut self, repo: &RepoName, refs: BTreeSet<RefName>) {
+        self.of = Some(repo.clone());
+        self.refs = refs;
+    }
+
+    /// A push was accepted.
+    pub(crate) fn pushed<'a>(&mut self, repo: &RepoName, refs: impl Iterator<Item = &'a RefName>) {
+        self.repos.insert(repo.clone());
+        if self.of.as_ref() == Some(repo) {
+            self.refs.extend(refs.cloned());
+        }
+        self.all |= self.len() > 4 * AUDIT_PAGE;
+    }
+
+    /// The repository itself changed.
+    pub(crate) fn reshaped(&mut self, repo: &RepoName, life: Option<Incarnation>) {
+        self.repos.insert(repo.clone());
+        self.lives.insert(repo.clone(), life);
+        self.all |= self.len() > 4 * AUDIT_PAGE;
+    }
+
+    pub(crate) fn touched(&self, repo: &RepoName) -> bool {
+        self.all || self.repos.contains(repo)
+    }
+
+    pub(crate) fn touched_ref(&self, name: &RefName) -> bool {
+        self.all || self.refs.contains(name)
+    }
+
+    /// Whether what the journal said of this life may be of the past.
+    pub(crate) fn is_over(&self, repo: &RepoName, life: Incarnation) -> bool {
+        self.all || self.lives.get(repo).is_some_and(|now| *now != Some(life))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.repos.len() + self.lives.len() + self.refs.len()
+    }
+}

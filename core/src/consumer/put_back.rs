@@ -1,0 +1,102 @@
+//! Refs that somebody changed behind the daemon: work like any other, proved and set like it, but not journalled, since
+//! a look at Git finds it again.
+
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::work::Source;
+use super::{Consumer, PENDING_MAX};
+use crate::ids::{Incarnation, Offset, Oid};
+use crate::journal::{Change, PushWork, Work};
+use crate::names::{RefName, RepoName};
+use crate::port::{Notice, Now, Out};
+use crate::table::RefEntry;
+
+/// A ref that is not where the table says.
+#[derive(Clone, Debug)]
+pub(crate) struct Strayed {
+    /// Which.
+    pub name: RefName,
+    /// Where Git has it.
+    pub actual: Option<Oid>,
+    /// Where it belongs.
+    pub entry: Option<RefEntry>,
+}
+
+/// How far below the fold's position an offset is looked for that no other work uses.
+const LOOK_BACK: u64 = 64;
+
+impl Consumer {
+    /// Takes refs back to where they belong, unless something else happens to them by now. The fold stands at `next`.
+    /// What finds no room waits for the next round.
+    pub(crate) fn put_back(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        (repo, incarnation): (&RepoName, Incarnation),
+        mut strayed: Vec<Strayed>,
+        next: Offset,
+    ) {
+        let busy: BTreeSet<RefName> = self.busy_refs(repo).cloned().collect();
+        strayed.retain(|it| !busy.contains(&it.name));
+        let Some(offset) = self.unused_below(next) else { return };
+        if strayed.is_empty() || self.is_reshaped(repo) || self.pending.len() >= PENDING_MAX {
+            return;
+        }
+        let origin = strayed.iter().find_map(|it| it.entry.as_ref()).map_or(&self.site, |entry| &entry.site).clone();
+        let changes = strayed.iter().map(|it| Change {
+            name: it.name.clone(),
+            from: it.actual,
+            new: it.entry.as_ref().map(|entry| entry.value),
+        });
+        let work = PushWork {
+            repo: repo.clone(),
+            incarnation,
+            origin,
+            replicated: false,
+            changes: changes.collect(),
+            haves: Vec::new(),
+        };
+        self.take(now.at, offset, Work::Push(work), Source::Inline(Arc::from([])));
+        if let Some(pending) = self.pending.get_mut(&offset) {
+            pending.put_back = true;
+        }
+        for Strayed { name, actual, .. } in strayed {
+            let work = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(&name));
+            if let Some(work) = work {
+                work.found = actual.is_some();
+                // What somebody set there proves nothing about objects.
+                work.unsure = Some(offset);
+            }
+            out.notice(Notice::ForeignRef { repo: repo.clone(), name, actual });
+        }
+        self.pump(now, out, repo);
+    }
+
+    /// An offset to keep the work by, of a record that left none here or whose work is long done.
+    fn unused_below(&self, next: Offset) -> Option<Offset> {
+        let free = |at: &Offset| {
+            !self.pending.contains_key(at)
+                && !self.unflushed.contains_key(at)
+                && !self.settled.contains(at)
+                && !self.journalled.contains(at)
+        };
+        (1..=LOOK_BACK.min(next.0)).map(|back| Offset(next.0 - back)).find(free)
+    }
+
+    /// Repositories with work under way.
+    pub(crate) fn busy_repos(&self) -> impl Iterator<Item = &RepoName> {
+        self.repos.keys()
+    }
+
+    /// Refs with work under way.
+    pub(crate) fn busy_refs<'a>(&'a self, repo: &RepoName) -> impl Iterator<Item = &'a RefName> {
+        self.repos.get(repo).into_iter().flat_map(|entry| entry.refs.keys())
+    }
+
+    /// Whether the repository itself is about to change.
+    pub(crate) fn is_reshaped(&self, repo: &RepoName) -> bool {
+        self.repos.get(repo).is_some_and(|entry| !entry.shapes.is_empty() || entry.ensuring.is_some())
+    }
+}
