@@ -97,6 +97,8 @@ mutants! {
     ForeignKept = "foreign-kept",
     /// A ref that a push moved while Git was compared with the tables is taken for one that somebody changed.
     AuditRaces = "audit-races",
+    /// A staged update is shown before it is known who is a member.
+    FlipWithoutMembers = "flip-without-members",
     /// A staged update is shown because an old instance, whose disk may be lost, had staged it.
     FlipOldInstance = "flip-old-instance",
     /// A membership table is merged into the one in force instead of replacing it.

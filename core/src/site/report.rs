@@ -100,18 +100,22 @@ impl Site {
 
     /// Shows staged updates that all active sites staged, or that waited long enough.
     pub(super) fn flip(&mut self, now: Now) {
-        if self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
+        // Who is active is known only once partition 0 was read to its end: a site that is rebuilt would wait for nobody.
+        let known = self.parts[0].caught_up || self.config.mutants.on(Mutant::FlipWithoutMembers);
+        if !known || self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
             return;
         }
         let control = self.parts[0].fold.control();
         let members = control.members.clone();
         let old_is_fine = self.config.mutants.on(Mutant::FlipOldInstance);
-        let believed: BTreeMap<SiteId, _> = self
-            .peers
-            .iter()
-            .filter(|it| old_is_fine || control.in_force(it))
-            .map(|it| (it.site.clone(), &it.partitions))
-            .collect();
+        let own = (self.session.voice.epoch, self.session.voice.instance);
+        // This site's own former instance may be in force still, as far as the log tells, and its disk gone.
+        let is_believed = |it: &&Report| {
+            let old = it.site == self.config.site && (it.epoch, it.instance) != own;
+            old_is_fine || (control.in_force(it) && !old)
+        };
+        let believed: BTreeMap<SiteId, _> =
+            self.peers.iter().filter(is_believed).map(|it| (it.site.clone(), &it.partitions)).collect();
         for part in &mut self.parts {
             let partition = part.partition;
             let staged = |site: &SiteId, offset: Offset| {

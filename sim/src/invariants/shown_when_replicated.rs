@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use refrain_core::ids::{Offset, Partition};
+use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::{RepoName, SiteId};
 use refrain_core::record::{Body, Visibility};
 
@@ -25,6 +25,8 @@ pub(super) struct ShownWhenReplicated {
     /// Pushes accepted with replicated visibility, and when.
     waiting: BTreeMap<(Partition, Offset), u64>,
     staged: Claims,
+    /// Starts of a site whose disk was lost since: what they had staged that site has no more.
+    lost: BTreeSet<Instance>,
     /// Sites that have been active from the log's first record on: nobody can have missed that.
     always_active: BTreeSet<SiteId>,
     ticks: u64,
@@ -45,6 +47,11 @@ impl Invariant for ShownWhenReplicated {
                 self.appended(seen, *partition, *offset);
                 Vec::new()
             }
+            Event::DiskLost { site } => {
+                let pairs = seen.daemons.values().filter(|(at, ..)| at == site);
+                self.lost.extend(pairs.map(|(_, _, instance)| *instance));
+                Vec::new()
+            }
             Event::Reported { report, .. } => {
                 self.staged.add(&seen.naive, report, |mark, offset| mark.staged(offset));
                 Vec::new()
@@ -58,11 +65,11 @@ impl Invariant for ShownWhenReplicated {
                 let history = seen.naive.history(repo, name);
                 // If the value was accepted more than once, the site may mean any of them.
                 let mut meant = history.iter().filter(|(_, value)| value == to).map(|(offset, _)| *offset).peekable();
-                if meant.peek().is_none() || meant.any(|offset| self.lacks(home, offset).is_none()) {
+                if meant.peek().is_none() || meant.any(|offset| self.lacks(site, home, offset).is_none()) {
                     return Vec::new();
                 }
                 let newest = history.iter().rev().find(|(_, value)| value == to).map(|(offset, _)| *offset);
-                let lacks = newest.and_then(|offset| self.lacks(home, offset));
+                let lacks = newest.and_then(|offset| self.lacks(site, home, offset));
                 let what = format!("{site} shows {repo} {name} at {} (offset {newest:?})", short(*to));
                 vec![broken(NAME, format!("{what}, which {lacks:?} has not staged"))]
             }
@@ -102,12 +109,14 @@ impl ShownWhenReplicated {
     }
 
     /// A site that the record at `offset` still has to wait for.
-    fn lacks(&self, partition: Partition, offset: Offset) -> Option<&SiteId> {
+    fn lacks(&self, shown_at: &SiteId, partition: Partition, offset: Offset) -> Option<&SiteId> {
         let since = self.waiting.get(&(partition, offset))?;
         if self.ticks >= since + FLIP_TICKS {
             return None;
         }
-        self.always_active.iter().find(|site| !self.staged.hold(site, partition, offset, |_| true))
+        // Of another site's loss this one may not have heard; of its own it has.
+        let counts = |site: &SiteId, instance| site != shown_at || !self.lost.contains(&instance);
+        self.always_active.iter().find(|site| !self.staged.hold(site, partition, offset, |it| counts(site, it)))
     }
 }
 
