@@ -20,7 +20,7 @@ fn record() -> Record {
     };
     let name = RefName::parse("refs/heads/main").expect("valid");
     let update = Update { name, old: Some(Oid([1; 20])), new: Some(Oid([2; 20])), forced: false };
-    let body = Body::Push(Push { atomic: false, updates: vec![update], haves: vec![], base: Offset(1) });
+    let body = Body::Push(Push { atomic: false, updates: vec![update], haves: vec![], base: Offset(1), pack: None });
     Record { header, body, pack: Arc::from(vec![0; 3_000]) }
 }
 

@@ -44,6 +44,10 @@ pub struct Config {
     pub refdb: RefDb,
     /// Packs up to here travel in the record, in bytes; never above [`crate::record::PACK_BYTES_MAX`].
     pub inline_max: u64,
+    /// Packs up to here travel as chunks in `packdata`, in bytes; longer ones are refused.
+    pub pack_max: u64,
+    /// Length of a chunk in bytes; never above [`crate::record::CHUNK_BYTES_MAX`].
+    pub chunk_bytes: u64,
     /// Ref updates in one push.
     pub updates_max: usize,
     /// Ref updates in one record; never above [`crate::record::UPDATES_MAX`]. A push with more is split, or refused
@@ -72,6 +76,13 @@ pub const PENDING_MAX: usize = 4_096;
 pub const EXCEPTIONS_MAX: usize = 64;
 /// Values offered to the walk that cuts a pack, from the repository's most recently set refs.
 pub const RECENT_REFS_MAX: usize = 24;
+/// Pushes of one partition whose packs go to `packdata` at once, and those whose packs come from there; others wait.
+pub const STAGING_MAX: usize = 4;
+/// Chunks of one push that are read, written or appended at once. With 8 partitions both ways hold at most
+/// 2 x 8 x [`STAGING_MAX`] x 4 chunks of 512 KiB: 128 MiB when everything is at its limit.
+pub const CHUNKS_AT_ONCE: usize = 4;
+/// Bytes of inline packs that one partition's accepted work keeps at hand; beyond it they are read again from the log.
+pub const PACKS_HELD_MAX: usize = 8 << 20;
 /// How long an unknown append may still show itself before a barrier asks for it.
 pub const BARRIER_AFTER: Duration = Duration::from_millis(500);
 /// Wait before a refused append, a failed read or a failed Git operation is tried again.
@@ -114,6 +125,8 @@ impl Config {
             ack: Ack::Log,
             refdb: RefDb::Log,
             inline_max: 256 * 1024,
+            pack_max: 1 << 30,
+            chunk_bytes: crate::record::CHUNK_BYTES_MAX as u64,
             updates_max: 10_000,
             record_updates_max: crate::record::UPDATES_MAX,
             push_timeout: Duration::from_secs(10),

@@ -5,6 +5,7 @@
 //! with it. Never sets a ref before that proof, never before the fold has reached the log's end after a start, and
 //! never skips an update in silence: one whose objects cannot be had is parked, retried and counted as not applied.
 
+mod chunks;
 mod objects;
 mod put_back;
 mod refs;
@@ -18,7 +19,7 @@ pub(crate) use put_back::Strayed;
 pub(crate) use work::Source;
 use work::{Pending, RepoWork, State};
 
-use crate::config::{EXCEPTIONS_MAX, PENDING_MAX};
+use crate::config::{EXCEPTIONS_MAX, PACKS_HELD_MAX, PENDING_MAX};
 use crate::ids::{Offset, Partition};
 use crate::journal::Work;
 use crate::mutant::{Mutant, Mutants};
@@ -58,6 +59,12 @@ pub struct Consumer {
     round: u64,
     /// Offsets whose refs are shown since the site last asked.
     shown: Vec<Offset>,
+    /// Pushes whose staged packs are on their way here.
+    lanes: usize,
+    /// There are fewer than before: another repository may have waited.
+    lane_freed: bool,
+    /// Bytes of packs that are kept at hand.
+    held_bytes: usize,
     /// The next moment to try something again.
     retry: Option<Instant>,
 }
@@ -89,6 +96,9 @@ impl Consumer {
             dirty: BTreeSet::new(),
             round: 0,
             shown: Vec::new(),
+            lanes: 0,
+            lane_freed: false,
+            held_bytes: 0,
             retry: None,
         };
         for (offset, work) in work {
@@ -129,7 +139,8 @@ impl Consumer {
                     (true, true) => State::Staged { flushed: None },
                 };
                 let open = push.changes.len();
-                self.pending.insert(offset, Pending::new(Work::Push(push), state, source, open, at));
+                self.pending.insert(offset, Pending::new(Work::Push(push), state, Source::Log, open, at));
+                self.set_source(offset, source);
             }
             Work::Repo { repo, shape } => {
                 let life = shape.as_ref().map(|shape| shape.incarnation);
@@ -140,6 +151,19 @@ impl Consumer {
                 self.pending.insert(offset, Pending::new(work, State::Ready, source, 1, at));
             }
         }
+    }
+
+    /// Where a push's objects come from. A pack for which there is no room is read again from the log.
+    fn set_source(&mut self, offset: Offset, source: Source) {
+        let Some(pending) = self.pending.get_mut(&offset) else { return };
+        self.held_bytes -= pending.held_bytes();
+        let room = |pack: &Pack| self.held_bytes + pack.len() <= PACKS_HELD_MAX;
+        pending.source = match source {
+            Source::Here(Some(pack)) if !room(&pack) => Source::Here(None),
+            Source::Inline(pack) if !room(&pack) => Source::Log,
+            source => source,
+        };
+        self.held_bytes += pending.held_bytes();
     }
 
     /// Pushes to an earlier life of a repository are overtaken by its end.
@@ -206,6 +230,13 @@ impl Consumer {
         if self.repos.get(repo).is_some_and(RepoWork::is_idle) {
             self.repos.remove(repo);
         }
+        if core::mem::take(&mut self.lane_freed) {
+            let waits = |it: &&Pending| it.state == State::Waiting && it.is_staged();
+            let next = self.pending.values().find(waits).and_then(|it| it.push()).map(|push| push.repo.clone());
+            if let Some(next) = next.filter(|next| next != repo) {
+                self.pump(now, out, &next);
+            }
+        }
     }
 
     /// Makes the repository itself be right before anything inside it. True while that is under way.
@@ -252,6 +283,7 @@ impl Consumer {
 
     fn finish(&mut self, offset: Offset, overtaken: bool) {
         let Some(pending) = self.pending.remove(&offset) else { return };
+        self.held_bytes -= pending.held_bytes();
         self.shown.push(offset);
         if pending.put_back {
             // The next look at Git finds what a crash undoes of it.

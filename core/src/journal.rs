@@ -1,5 +1,6 @@
 //! What a site remembers across a crash, and what one transaction writes of it.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use crate::aggregator::Accepted;
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::port::RepoShape;
-use crate::record::Have;
+use crate::record::{Have, StagedPack};
 use crate::refdb::Control;
 use crate::table::{TableEntry, TableKey};
 
@@ -61,6 +62,9 @@ pub struct PushWork {
     pub changes: Vec<Change>,
     /// Where the pack's walk stopped.
     pub haves: Vec<Have>,
+    /// The pack, if it is not in the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack: Option<Arc<StagedPack>>,
 }
 
 /// One transaction. The tables, controls and work in it are those of one moment, so a crash finds a fold that is

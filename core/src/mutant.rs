@@ -69,6 +69,8 @@ mutants! {
     PolicyAtProducer = "policy-at-producer",
     /// The pack holds only what came with the push, not what its values need.
     PackAtQuarantine = "pack-at-quarantine",
+    /// A chunk whose append has an unknown outcome is taken to be behind the one before it.
+    ChunkPlaceGuessed = "chunk-place-guessed",
     /// A boundary counts as complete because its object exists.
     BoundaryByPresence = "boundary-by-presence",
     /// A ref is set before its objects are proved to be here.

@@ -306,8 +306,12 @@ impl Part {
                     }
                     let verdict = Accepted::new(offset, time_ms, header, &work);
                     self.accepted.push(verdict);
-                    let pack = record.pack.clone();
-                    let source = if ours { Source::Here(pack) } else { Source::Inline(pack) };
+                    let source = match (ours, work.pack.is_some()) {
+                        (true, false) => Source::Here(Some(record.pack.clone())),
+                        (true, true) => Source::Here(None),
+                        (false, false) => Source::Inline(record.pack.clone()),
+                        (false, true) => Source::Log,
+                    };
                     self.consumer.accept(now, out, offset, Work::Push(work), source);
                 }
             }
@@ -346,6 +350,7 @@ impl Part {
         for id in self.producer.checking() {
             self.check(now, out, id);
         }
+        self.producer.stage_next(out);
         self.producer.append_next(now, out, voice);
     }
 
@@ -483,5 +488,6 @@ fn accepted(
         replicated: repo.visibility == Visibility::Replicated,
         changes,
         haves: push.haves.clone(),
+        pack: push.pack.clone(),
     })
 }

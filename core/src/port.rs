@@ -18,7 +18,8 @@ use crate::table::{TableEntry, TableKey};
 use crate::time::Instant;
 
 pub use effect::{
-    Answer, ClientEffect, Edit, Effect, GitEffect, Hide, JournalEffect, LogEffect, Notice, RepoShape, Rows,
+    Answer, ClientEffect, Edit, Effect, GitEffect, Hide, JournalEffect, LogEffect, Notice, PackSource, RepoShape, Rows,
+    Spool,
 };
 
 /// The driver's clocks at one moment.
@@ -35,6 +36,8 @@ pub struct Now {
 pub enum Topic {
     /// The records.
     PushData(Partition),
+    /// Chunks of packs that are too long for a record.
+    PackData(Partition),
     /// What each site has.
     Progress,
     /// What every active site has, for third parties.
@@ -46,6 +49,8 @@ pub enum Topic {
 pub enum Value {
     /// From `pushdata`.
     Record(Arc<Decoded>),
+    /// From `packdata`; `None` if it does not parse.
+    Chunk(Option<Arc<crate::record::Chunk>>),
     /// From `progress`; `None` if it does not parse.
     Progress(Option<Arc<Report>>),
     /// From `replicatedpushdata`; `None` if it does not parse.
@@ -119,6 +124,12 @@ pub enum LogInput {
 /// What a repository answers.
 #[derive(Clone, Debug)]
 pub enum GitInput {
+    /// To [`GitEffect::Prepare`], before its answer: it goes on. Said at most once a second, and only if more of the pack
+    /// was written since.
+    Preparing {
+        /// The question, which stays open.
+        op: Op,
+    },
     /// To [`GitEffect::Prepare`].
     Prepared {
         /// The question.
@@ -154,7 +165,14 @@ pub enum GitInput {
         /// In the order of their names; fewer than asked for only at the end. `None`: they could not be read.
         refs: Option<Vec<(RefName, Oid)>>,
     },
-    /// To [`GitEffect::EnsureRepo`], [`GitEffect::Flush`] and [`GitEffect::Fetch`].
+    /// To [`GitEffect::ReadSpool`].
+    SpoolRead {
+        /// The question.
+        op: Op,
+        /// As many bytes as asked for; `None` if they could not be read.
+        bytes: Option<Arc<[u8]>>,
+    },
+    /// To [`GitEffect::WriteSpool`], [`GitEffect::EnsureRepo`], [`GitEffect::Flush`] and [`GitEffect::Fetch`].
     Done {
         /// The question.
         op: Op,
@@ -175,6 +193,17 @@ pub enum Prepared {
         /// For each update: it is no fast-forward.
         forced: Vec<bool>,
     },
+    /// The same, too long for a record: the pack lies in the spool that was named.
+    Spooled {
+        /// Its length.
+        bytes: u64,
+        /// The checksum that it ends with.
+        sum: Oid,
+        /// As above.
+        used: Vec<Have>,
+        /// As above.
+        forced: Vec<bool>,
+    },
     /// The pack is longer than allowed.
     TooLarge {
         /// At least this many bytes.
@@ -193,6 +222,8 @@ pub enum Received {
     Complete,
     /// The walk met this id, which is not here.
     Missing(Oid),
+    /// The bytes are no pack, or not the one that was named.
+    Corrupt,
     /// The store could not be read or written.
     Failed,
 }
@@ -322,6 +353,10 @@ pub(crate) enum Owner {
     /// The last folded record, to recognise the log by.
     Recognise(Partition),
     ReadPack(Partition, RepoName, Offset),
+    ReadChunks(Partition, RepoName, Offset),
+    WriteSpool(Partition, RepoName, Offset),
+    ReadSpool(Partition, PushId, usize),
+    AppendChunk(Partition, PushId, usize),
     ReadProgress,
     ReadPublished,
     FoldTable(Partition),
@@ -360,6 +395,11 @@ impl Out {
 
     pub(crate) fn owner(&mut self, op: Op) -> Option<Owner> {
         self.open.remove(&op)
+    }
+
+    /// Who asked, of a question that stays open.
+    pub(crate) fn asker(&self, op: Op) -> Option<&Owner> {
+        self.open.get(&op)
     }
 
     pub(crate) fn log(&mut self, effect: LogEffect) {

@@ -7,8 +7,10 @@
 
 mod ack;
 mod intake;
+mod staging;
 pub(crate) mod words;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -18,7 +20,7 @@ use crate::config::{APPENDS_MAX, BARRIER_AFTER, Config, RETRY_AFTER};
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
 use crate::mutant::Mutant;
 use crate::names::RepoName;
-use crate::port::{Answer, ClientEffect, LogEffect, Now, Order, Out, Owner, Topic, Wish};
+use crate::port::{Answer, ClientEffect, GitEffect, LogEffect, Now, Order, Out, Owner, Spool, Topic, Wish};
 use crate::progress::Peers;
 use crate::record::{Body, Header, Push, Record, Update};
 use crate::refdb::{Control, Judgement, Verdict};
@@ -57,6 +59,8 @@ pub struct Producer {
     barrier: Option<Instant>,
     /// Refused appends are tried again then.
     retry: Option<Instant>,
+    /// Chunks that were refused, or whose outcome is unknown, are appended again then.
+    chunks_due: Option<Instant>,
 }
 
 /// Something a client waits for.
@@ -105,6 +109,8 @@ pub(super) enum Stage {
     Checking,
     /// The pack is being cut.
     Preparing { incarnation: Incarnation, base: Offset },
+    /// The pack lies in the spool and goes to `packdata` in chunks.
+    Staging(Box<staging::Staging>),
     /// Ready to be appended, or appended and not judged. Kept to be appended again once it is void for ever.
     Appending { record: Arc<Record> },
     /// Judged; waits for refs to be shown, or for other sites.
@@ -137,6 +143,7 @@ impl Producer {
             leftovers: BTreeMap::new(),
             barrier: None,
             retry: None,
+            chunks_due: None,
         }
     }
 
@@ -355,6 +362,9 @@ impl Producer {
     /// count.
     pub(super) fn fail(&mut self, out: &mut Out, id: PushId, why: &str) {
         let Some(mut job) = self.jobs.remove(&id) else { return };
+        if matches!(job.stage, Stage::Staging(_)) {
+            out.git(GitEffect::DropSpool { spool: Spool::Push(id) });
+        }
         if job.answered {
             return;
         }
@@ -404,13 +414,17 @@ impl Producer {
     /// When to call [`Producer::wake`].
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let deadlines = self.jobs.values().filter(|job| !job.answered).map(|job| job.deadline);
-        deadlines.chain(self.barrier).chain(self.retry).min()
+        deadlines.chain(self.barrier).chain(self.retry).chain(self.chunks_due).min()
     }
 
     /// Deadlines: barriers, tries again, and clients who waited long enough.
     pub(crate) fn wake(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
         if self.retry.is_some_and(|at| at <= now.at) {
             self.retry = None;
+        }
+        if self.chunks_due.is_some_and(|at| at <= now.at) {
+            self.chunks_due = None;
+            self.stage_next(out);
         }
         if self.barrier.is_some_and(|at| at <= now.at) {
             self.barrier = Some(now.at + BARRIER_AFTER * 4);
@@ -436,6 +450,7 @@ impl Producer {
             }
             Stage::Appending { .. } if appended => self.undecided(out, id),
             Stage::Appending { .. } => self.fail(out, id, words::LOG_DOWN),
+            Stage::Staging(_) => self.fail(out, id, words::LOG_DOWN),
             Stage::Checking | Stage::Preparing { .. } => self.fail(out, id, words::TOO_SLOW),
         }
     }
@@ -479,13 +494,13 @@ impl Producer {
 
     /// Open jobs and appends.
     pub(crate) fn held(&self) -> usize {
-        self.jobs.len() + self.appends.len() + self.queue.len()
+        self.jobs.len() + self.appends.len() + self.queue.len() + self.chunks_under_way()
     }
 }
 
 /// A push as the log will see it.
 fn push_of(atomic: bool, batch: &[(usize, Update)], haves: Vec<crate::record::Have>, base: Offset) -> Push {
-    Push { atomic, updates: batch.iter().map(|(_, update)| update.clone()).collect(), haves, base }
+    Push { atomic, updates: batch.iter().map(|(_, update)| update.clone()).collect(), haves, base, pack: None }
 }
 
 /// What the client asked for, as the codec knows it.

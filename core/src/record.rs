@@ -3,10 +3,12 @@
 //! Owns the envelope (frozen for every version), the kinds and limits of the rules in force, and the codec. Believes no
 //! length before it is bounded. Never decides whether a record counts: that is [`crate::refdb`].
 
+mod chunk;
 mod codec;
 #[cfg(test)]
 mod tests;
 
+pub use chunk::Chunk;
 pub use codec::decode;
 
 use alloc::collections::BTreeMap;
@@ -31,6 +33,12 @@ pub const HEADER_BYTES_MAX: usize = 704 * 1024;
 pub const PACK_BYTES_MAX: usize = 256 * 1024;
 /// Most ref updates in one record. At the usual 150 bytes an update they fill 600 of the header's 704 KiB.
 pub const UPDATES_MAX: usize = 4_000;
+/// Most chunks of `packdata` that one record names: 1 GiB of them. At most 21 bytes each, they fill 43 of the header's
+/// 704 KiB.
+pub const CHUNKS_MAX: usize = 2_048;
+/// Longest chunk in bytes. Below Kafka's default `max.message.bytes` with its header line, and what a producer or a
+/// consumer holds in memory at once is a few of them.
+pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
 /// Most boundary values in one record.
 pub const HAVES_MAX: usize = 64;
 /// Most members, and so speakers, in force.
@@ -268,6 +276,21 @@ pub struct Push {
     pub haves: Vec<Have>,
     /// The fold's position when the pack was cut.
     pub base: Offset,
+    /// The pack, if it is too long for the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack: Option<Arc<StagedPack>>,
+}
+
+/// A pack in `packdata`, in the partition of the same number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagedPack {
+    /// Its length.
+    pub bytes: u64,
+    /// The checksum that it ends with.
+    pub sum: Oid,
+    /// Where its chunks are, in the pack's order.
+    pub chunks: Vec<Offset>,
 }
 
 /// One ref's change.

@@ -229,6 +229,11 @@ impl Site {
                     let pack = pack_at(&records, offset);
                     self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, pack));
                 }
+                Some(Owner::ReadChunks(partition, repo, offset)) => {
+                    self.with(partition, |part, out, _| {
+                        part.consumer.chunks_read(now, out, &repo, offset, Some(&records));
+                    });
+                }
                 Some(Owner::ReadProgress) => self.heard(records, next, end),
                 Some(Owner::ReadPublished) => self.aggregator.published(op, records, next, end),
                 Some(Owner::Probe(partition)) => {
@@ -245,6 +250,9 @@ impl Site {
                 Some(Owner::ReadPack(partition, repo, offset)) => {
                     self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, None));
                 }
+                Some(Owner::ReadChunks(partition, repo, offset)) => {
+                    self.with(partition, |part, out, _| part.consumer.chunks_read(now, out, &repo, offset, None));
+                }
                 Some(Owner::ReadProgress) => {
                     self.progress_reading = false;
                     self.progress_retry = Some(now.at + crate::config::RETRY_AFTER);
@@ -253,7 +261,10 @@ impl Site {
                 Some(Owner::Probe(_)) => self.aggregator.probe_failed(now),
                 _ => {}
             },
-            LogInput::Appended { op, .. } => match self.out.owner(op) {
+            LogInput::Appended { op, offset } => match self.out.owner(op) {
+                Some(Owner::AppendChunk(partition, id, index)) => self.with(partition, |part, out, _| {
+                    part.producer.chunk_appended(now, out, id, index, offset);
+                }),
                 Some(Owner::Append(partition, seq)) => self.with(partition, |part, _, _| part.producer.appended(seq)),
                 Some(Owner::Publish) => self.aggregator.appended(),
                 Some(Owner::Report) => self.reporting = false,
@@ -273,6 +284,9 @@ impl Site {
                     part.producer.append_refused(now, out, seq);
                 }
             }),
+            Some(Owner::AppendChunk(partition, id, index)) => self.with(partition, |part, out, _| {
+                part.producer.chunk_not_appended(now, out, id, index, unknown);
+            }),
             Some(Owner::Publish) => self.aggregator.again(now, true),
             Some(Owner::Report) => {
                 self.reporting = false;
@@ -285,9 +299,21 @@ impl Site {
 
     fn git(&mut self, now: Now, input: GitInput) {
         match input {
+            GitInput::Preparing { op } => {
+                if let Some(Owner::Prepare(partition, id)) = self.out.asker(op).cloned() {
+                    self.with(partition, |part, _, _| part.producer.preparing(now, id));
+                }
+            }
             GitInput::Prepared { op, outcome } => {
                 if let Some(Owner::Prepare(partition, id)) = self.out.owner(op) {
-                    self.with(partition, |part, out, _| part.producer.prepared(out, id, outcome));
+                    self.with(partition, |part, out, _| part.producer.prepared(now, out, id, outcome));
+                }
+            }
+            GitInput::SpoolRead { op, bytes } => {
+                if let Some(Owner::ReadSpool(partition, id, index)) = self.out.owner(op) {
+                    self.with(partition, |part, out, voice| {
+                        part.producer.spool_read(out, voice, id, index, bytes);
+                    });
                 }
             }
             GitInput::Received { op, outcome } => {
@@ -313,6 +339,9 @@ impl Site {
             GitInput::Done { op, ok } => match self.out.owner(op) {
                 Some(Owner::Ensure(partition, repo)) => {
                     self.with(partition, |part, out, _| part.consumer.ensured(now, out, &repo, ok));
+                }
+                Some(Owner::WriteSpool(partition, repo, offset)) => {
+                    self.with(partition, |part, out, _| part.consumer.spool_written(now, out, &repo, offset, ok));
                 }
                 Some(Owner::Fetch(partition, repo, offset)) => {
                     self.with(partition, |part, out, _| part.consumer.fetched(now, out, &repo, offset, ok));
@@ -462,6 +491,6 @@ fn pack_at(records: &[Read], offset: Offset) -> Option<Arc<[u8]>> {
     let read = records.first().filter(|read| read.offset == offset)?;
     match &read.value {
         Value::Record(decoded) => decoded.record.as_ref().ok().map(|record| record.pack.clone()),
-        Value::Progress(_) | Value::Published(_) => None,
+        Value::Chunk(_) | Value::Progress(_) | Value::Published(_) => None,
     }
 }

@@ -45,6 +45,9 @@ pub enum Kind {
     ForeignRefs,
     /// Garbage is collected.
     Gc,
+    /// Retention takes the chunks of packs that every site has applied. Not where disks are lost in the same run: then
+    /// nobody might have the objects.
+    PackdataExpired,
     /// A clock jumps.
     ClockStep,
     /// A clock runs too fast or too slow.
@@ -75,6 +78,7 @@ impl Kind {
         Kind::ForeignLock,
         Kind::ForeignRefs,
         Kind::Gc,
+        Kind::PackdataExpired,
         Kind::ClockStep,
         Kind::ClockDrift,
     ];
@@ -103,6 +107,7 @@ impl Kind {
             Kind::ForeignLock => "foreign-lock",
             Kind::ForeignRefs => "foreign-refs",
             Kind::Gc => "gc",
+            Kind::PackdataExpired => "packdata-expired",
             Kind::ClockStep => "clock-step",
             Kind::ClockDrift => "clock-drift",
         }
@@ -132,6 +137,7 @@ impl Kind {
             Kind::ForeignLock => "somebody else's git holds a repository's locks",
             Kind::ForeignRefs => "somebody changes, removes and makes refs behind the daemon",
             Kind::Gc => "garbage is collected",
+            Kind::PackdataExpired => "chunks of packs that every site has applied are gone, where no disk is lost",
             Kind::ClockStep => "a wall clock jumps",
             Kind::ClockDrift => "a monotonic clock runs too fast or too slow",
         }

@@ -85,6 +85,7 @@ pub struct Log {
 pub fn parse(topic: Topic, value: &[u8]) -> Value {
     match topic {
         Topic::PushData(_) => Value::Record(Arc::new(record::decode(value))),
+        Topic::PackData(_) => Value::Chunk(record::Chunk::decode(value).map(Arc::new)),
         Topic::Progress => Value::Progress(Report::decode(value).map(Arc::new)),
         Topic::Replicated => Value::Published(Published::decode(value).map(Arc::new)),
     }
@@ -110,6 +111,14 @@ impl Log {
     pub fn gap(&mut self, topic: Topic, length: u64) {
         let lane = self.lanes.entry(topic).or_default();
         lane.end = Offset(lane.end.0 + length);
+    }
+
+    /// Retention: entries older than `time_ms` are gone, and their offsets hold nothing.
+    pub fn expire(&mut self, topic: Topic, time_ms: u64) -> usize {
+        let Some(lane) = self.lanes.get_mut(&topic) else { return 0 };
+        let before = lane.entries.len();
+        lane.entries.retain(|entry| entry.time_ms >= time_ms);
+        before - lane.entries.len()
     }
 
     /// The high watermark.

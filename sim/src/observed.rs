@@ -9,6 +9,9 @@ use refrain_core::ids::{Epoch, Instance, Offset, Oid, Partition, PushId};
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{Answer, Wish};
 use refrain_core::progress::Report;
+use refrain_core::record::{Body, Record};
+
+use crate::repo::unpack;
 
 /// A simulated object's content: what it points to. Ids are made from content by the workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +129,8 @@ pub struct Observed {
     pub objects: BTreeMap<Oid, Object>,
     /// `pushdata`, per partition, all that is durable, ascending offsets.
     pub log: BTreeMap<Partition, Vec<Entry>>,
+    /// The bytes of each chunk on `packdata` that ever was durable.
+    pub packdata: BTreeMap<(Partition, Offset), Arc<[u8]>>,
     /// `replicatedpushdata`.
     pub published: Vec<Entry>,
     /// Newest durable report of each site, with the pair that said it.
@@ -143,6 +148,19 @@ pub struct Observed {
     pub shadows: BTreeSet<u64>,
     /// `refdb = "none"` in this run: what is appended is accepted.
     pub refdb_none: bool,
+}
+
+impl Observed {
+    /// The ids in a record's pack, wherever that is; a chunk that is not where the record says brings none.
+    pub fn pack_of(&self, partition: Partition, record: &Record) -> Vec<Oid> {
+        let staged = match &record.body {
+            Body::Push(push) => push.pack.as_ref(),
+            _ => None,
+        };
+        let Some(staged) = staged else { return unpack(&record.pack) };
+        let chunks = staged.chunks.iter().filter_map(|offset| self.packdata.get(&(partition, *offset)));
+        unpack(&chunks.flat_map(|bytes| bytes.iter().copied()).collect::<Vec<u8>>())
+    }
 }
 
 /// A broken promise, as data.

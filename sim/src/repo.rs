@@ -85,6 +85,13 @@ pub fn unpack(pack: &[u8]) -> Vec<Oid> {
     pack.chunks_exact(20).map(|chunk| Oid(chunk.try_into().expect("chunks have 20 bytes"))).collect()
 }
 
+/// What a pack ends with, in place of a checksum: its last id, turned round by its length.
+pub fn sum(pack: &[u8]) -> Oid {
+    let mut sum = unpack(pack).last().map_or([1; 20], |oid| oid.0);
+    sum.rotate_left(pack.len() / 20 % 20);
+    Oid(sum)
+}
+
 impl Repo<'_> {
     /// Writes objects; they are young again if they were there.
     pub fn write(&mut self, now: u64, objects: &[Oid]) {
@@ -104,34 +111,36 @@ impl Repo<'_> {
         self.write(now, &walked.found);
     }
 
-    /// Cuts a pack.
+    /// Cuts a pack; one that goes to the spool comes beside the answer.
     pub fn prepare(
         &self,
         universe: &Universe<'_>,
         updates: &[(Option<Oid>, Option<Oid>)],
         offered: &[Have],
-        pack_max: u64,
-    ) -> Prepared {
+        (inline_max, pack_max): (u64, u64),
+    ) -> (Prepared, Vec<u8>) {
         let present = &self.view.objects;
         let tips: Vec<Oid> = updates.iter().filter_map(|(_, new)| *new).collect();
         let hide: Vec<Oid> = offered.iter().map(|have| have.value).collect();
         let walked = universe.walk(present, &tips, &hide);
         if let Some(missing) = walked.missing {
-            return Prepared::Missing(missing);
+            return (Prepared::Missing(missing), Vec::new());
         }
-        let bytes = pack(&walked.found);
-        if bytes.len() as u64 > pack_max {
-            return Prepared::TooLarge { bytes: bytes.len() as u64 };
+        let pack = pack(&walked.found);
+        let bytes = pack.len() as u64;
+        if bytes > pack_max {
+            return (Prepared::TooLarge { bytes }, Vec::new());
         }
         let forced = updates.iter().map(|(old, new)| match (old, new) {
             (Some(old), Some(new)) => !universe.descends(present, *new, *old),
             _ => false,
         });
-        Prepared::Pack {
-            pack: bytes.into(),
-            used: walked.stopped_at.iter().map(|place| offered[*place].clone()).collect(),
-            forced: forced.collect(),
+        let forced = forced.collect();
+        let used = walked.stopped_at.iter().map(|place| offered[*place].clone()).collect();
+        if bytes > inline_max {
+            return (Prepared::Spooled { bytes, sum: sum(&pack), used, forced }, pack);
         }
+        (Prepared::Pack { pack: pack.into(), used, forced }, Vec::new())
     }
 
     /// Writes a pack's objects and proves the tips.

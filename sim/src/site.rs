@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use refrain_core::ids::{Incarnation, Op, PushId};
 use refrain_core::names::{RepoName, SiteId};
-use refrain_core::port::{GitEffect, JournalEffect};
+use refrain_core::port::{GitEffect, JournalEffect, Spool};
 use refrain_core::site::Site;
 
 use crate::clock::Clock;
@@ -47,6 +47,8 @@ pub struct Disk {
     pub journal: Journal,
     /// The hidden parts of the repositories.
     pub extras: BTreeMap<RepoName, Extra>,
+    /// Packs on their way to and from the log, until the next start.
+    pub spools: BTreeMap<Spool, Vec<u8>>,
     /// The visible parts, of a shadow only; a site's own are in `Observed`.
     pub views: BTreeMap<RepoName, RepoView>,
 }

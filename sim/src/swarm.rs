@@ -40,6 +40,10 @@ pub struct Plan {
     pub acks: Vec<Ack>,
     /// Longest inline pack, in bytes.
     pub inline_max: u64,
+    /// Longest pack in `packdata`, in bytes.
+    pub pack_max: u64,
+    /// Length of its chunks.
+    pub chunk_bytes: u64,
     /// Who decides.
     pub refdb: RefDb,
     /// A known bug.
@@ -97,7 +101,11 @@ impl Plan {
         let chores = draw_chores(scenario, &mut root.fork("chores"), count, calm_at);
         strikes.extend(deafen(&strikes, &chores, &mut faults));
         strikes.extend(lose_while_apart(&strikes, &mut faults, count));
+        let disks_last = strikes.iter().all(|strike| strike.kind != Kind::DiskLost);
+        strikes.retain(|strike| disks_last || strike.kind != Kind::PackdataExpired);
         strikes.sort_by_key(|strike| strike.at);
+        let large = scenario.is_on("large");
+        let sizes = draw_sizes(large, &mut root.fork("sizes"));
         Plan {
             seed,
             latency: (0..count).map(|_| rng.range(200, 60_000)).collect(),
@@ -109,7 +117,9 @@ impl Plan {
             every: scenario.every_seconds * SECOND,
             chores,
             acks: (0..count).map(|_| draw_ack(scenario, &mut rng, count)).collect(),
-            inline_max: if scenario.is_on("large") && rng.percent(30) { 40 * rng.range(20, 60) } else { 256 * 1024 },
+            inline_max: sizes.0,
+            pack_max: sizes.1,
+            chunk_bytes: sizes.2,
             refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
             mutant,
             without: scenario.without.clone(),
@@ -122,6 +132,19 @@ impl Plan {
     /// A workload feature is on.
     pub fn is_on(&self, feature: &str) -> bool {
         !self.without.iter().any(|off| off == feature)
+    }
+}
+
+/// How long packs may be: most runs have all of them in their records, some have many in `packdata`, some refuse the
+/// longest.
+fn draw_sizes(large: bool, rng: &mut Rng) -> (u64, u64, u64) {
+    let (drawn, inline_max, chunk_bytes) = (rng.below(10), 20 * rng.range(1, 8), 10 * rng.range(2, 12));
+    match drawn {
+        _ if !large => (256 * 1024, 1 << 30, 512 * 1024),
+        0..=2 => (inline_max, 1 << 20, chunk_bytes),
+        3 => (inline_max, 40 * rng.range(60, 140), chunk_bytes),
+        4 => (40 * rng.range(20, 60), 0, chunk_bytes),
+        _ => (256 * 1024, 1 << 30, 512 * 1024),
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use refrain_core::ids::Op;
 use refrain_core::port::{
     ClientEffect, ClientInput, Effect, GitEffect, GitInput, Input, JournalEffect, JournalInput, LogEffect, LogInput,
+    PackSource,
 };
 use refrain_core::record::Decoded;
 
@@ -69,6 +70,9 @@ pub fn effect_ids(effect: &Effect) -> (u64, u64) {
         Effect::Git(GitEffect::DigestRefs { op, .. }) => (16, of(op)),
         Effect::Git(GitEffect::ReadRefs { op, .. }) => (17, of(op)),
         Effect::Journal(JournalEffect::ReadRows { op, .. }) => (18, of(op)),
+        Effect::Git(GitEffect::ReadSpool { op, at, .. }) => (19 + (at << 8), of(op)),
+        Effect::Git(GitEffect::WriteSpool { op, at, .. }) => (20 + (at << 8), of(op)),
+        Effect::Git(GitEffect::DropSpool { .. }) => (21, 0),
         Effect::Client(ClientEffect::Reply { id, .. }) => (12, id.0),
         Effect::Client(ClientEffect::Ordered { id, .. }) => (13, id.0),
         Effect::Client(ClientEffect::Notice(_)) => (14, 0),
@@ -83,7 +87,10 @@ pub fn effect(effect: &Effect) -> String {
             format!("-> append op={op} {topic:?} expect={expect:?} {}", record_line(value))
         }
         Effect::Git(GitEffect::Receive { op, repo, pack, tips, hide, keep }) => {
-            let pack = pack.as_ref().map(|pack| pack.len() / 20);
+            let pack = pack.as_ref().map(|pack| match pack {
+                PackSource::Inline(pack) => format!("{}", pack.len() / 20),
+                PackSource::Spool(spool, sum) => format!("{spool:?} {sum}"),
+            });
             format!("-> receive op={op} {repo} pack={pack:?} tips={tips:?} hide={hide:?} keep={keep:?}")
         }
         Effect::Journal(JournalEffect::Commit { op, commit }) => {
@@ -98,6 +105,10 @@ pub fn effect(effect: &Effect) -> String {
                 .collect();
             let session = commit.session.is_some();
             format!("-> commit op={op} session={session} at={at:?} work={work:?} tables={}", commit.tables.len())
+        }
+        Effect::Git(GitEffect::WriteSpool { op, spool, at, pieces }) => {
+            let lengths: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+            format!("-> write-spool op={op} {spool:?} at={at} pieces={lengths:?}")
         }
         other => format!("-> {other:?}"),
     }
@@ -126,6 +137,10 @@ pub fn input_ids(input: &Input) -> (u64, u64) {
         Input::Journal(JournalInput::TableRead { op, .. }) => (10, op.0),
         Input::Journal(JournalInput::Committed { op }) => (11, op.0),
         Input::Journal(JournalInput::VerdictsRead { op, verdicts }) => (12 + ((verdicts.len() as u64) << 8), op.0),
+        Input::Git(GitInput::Preparing { op }) => (18, op.0),
+        Input::Git(GitInput::SpoolRead { op, bytes }) => {
+            (19 + ((bytes.as_ref().map_or(0, |it| it.len()) as u64) << 8), op.0)
+        }
         Input::Git(GitInput::RefsDigested { op, .. }) => (15, op.0),
         Input::Git(GitInput::RefsRead { op, refs }) => (16 + ((refs.as_ref().map_or(0, Vec::len) as u64) << 8), op.0),
         Input::Journal(JournalInput::RowsRead { op, rows }) => (17 + ((rows.len() as u64) << 8), op.0),
@@ -143,6 +158,9 @@ pub fn input(input: &Input) -> String {
         }
         Input::Git(GitInput::Prepared { op, outcome: refrain_core::port::Prepared::Pack { pack, used, forced } }) => {
             format!("<- prepared op={op} pack={} used={used:?} forced={forced:?}", pack.len() / 20)
+        }
+        Input::Git(GitInput::SpoolRead { op, bytes }) => {
+            format!("<- spool op={op} bytes={:?}", bytes.as_ref().map(|bytes| bytes.len()))
         }
         Input::Journal(JournalInput::TableRead { op, entries }) => {
             format!("<- table op={op} entries={}", entries.len())

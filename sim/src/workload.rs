@@ -30,7 +30,7 @@ pub(crate) const NAMES: [&str; 18] = [
     "refs/heads/t4",
     "refs/heads/t5",
 ];
-/// Refs of a split push: with names this long a record holds 311 of them.
+/// Refs of a split push: with names this long a record holds 288 of them.
 const SPLIT_REFS: usize = 330;
 
 /// What somebody wants to push.

@@ -299,7 +299,8 @@ impl World {
         }
         let number = self.daemons.len() as u64;
         at.daemon = Some(number);
-        // Locks of the dead are swept first.
+        // Locks and spools of the dead are swept first.
+        at.disk.spools.clear();
         at.disk.extras.values_mut().for_each(|extra| extra.stale_locks.clear());
         let clock = at.clock.rebooted(now, self.clocks.below(1 << 40));
         let site = at.site.clone();
@@ -332,6 +333,8 @@ impl World {
         config.ack = self.plan.acks[place];
         config.refdb = self.plan.refdb;
         config.inline_max = self.plan.inline_max;
+        config.pack_max = self.plan.pack_max;
+        config.chunk_bytes = self.plan.chunk_bytes;
         config.take_over = take_over;
         config.mutants = self.plan.mutant.map_or(Mutants::none(), Mutants::with);
         config

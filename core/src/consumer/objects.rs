@@ -2,49 +2,70 @@
 
 use alloc::vec::Vec;
 
-use super::work::{Source, State};
+use super::work::{Pending, Source, State};
 use super::{Consumer, Pack};
-use crate::config::{PARK_AFTER, PARK_AFTER_MAX};
+use crate::config::{PARK_AFTER, PARK_AFTER_MAX, STAGING_MAX};
 use crate::ids::{Offset, Oid};
 use crate::journal::PushWork;
 use crate::mutant::Mutant;
 use crate::names::{RefName, RepoName, SiteId};
-use crate::port::{GitEffect, Hide, LogEffect, Notice, Now, Out, Owner, Received, Topic};
+use crate::port::{GitEffect, Hide, LogEffect, Notice, Now, Out, Owner, PackSource, Received, Spool, Topic};
 use crate::time::Instant;
 
 impl Consumer {
-    /// Asks for the objects of the oldest push that still needs some. One question a repository at a time, in offset
-    /// order, so that a push's boundary has been received before it.
+    /// Asks for the objects of the oldest push that still needs some, and of the oldest whose pack is in `packdata`. One
+    /// question of either kind a repository at a time, in offset order, so that a push's boundary has been received before
+    /// it.
     pub(super) fn receive_next(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
-        let Some(entry) = self.repos.get(repo) else { return };
-        if entry.receiving || !entry.shapes.is_empty() || entry.not_before > now.at {
-            return;
-        }
         // Before the log's end is reached nobody knows which refs a crash left without their objects, so proofs have
         // little to stop at: they wait, unless a site that is rebuilt has no room left to read on.
         if !self.may_set() && !self.is_full() {
             return;
         }
-        let due = |state: &State| match state {
-            State::Waiting => true,
-            State::Parked { until, .. } => *until <= now.at,
+        for staged in [false, true] {
+            while let Some(offset) = self.next_due(now, repo, staged) {
+                self.begin_receive(out, repo, offset);
+            }
+        }
+    }
+
+    /// The push to begin with, if there is one and room for it.
+    fn next_due(&self, now: Now, repo: &RepoName, staged: bool) -> Option<Offset> {
+        let entry = self.repos.get(repo)?;
+        let room =
+            if staged { entry.spooling.is_none() && self.lanes < STAGING_MAX } else { entry.receiving.is_none() };
+        if !room || !entry.shapes.is_empty() || entry.not_before > now.at {
+            return None;
+        }
+        let due = |it: &Pending| match it.state {
+            State::Waiting => it.after.is_none_or(|after| !self.is_coming(after)),
+            State::Parked { until, .. } => until <= now.at,
             State::Busy | State::Ready | State::Staged { .. } => false,
         };
-        let next = entry.offsets.iter().copied().find(|at| self.pending.get(at).is_some_and(|it| due(&it.state)));
-        let Some(offset) = next else { return };
+        let is_next = |at: &Offset| self.pending.get(at).is_some_and(|it| it.is_staged() == staged && due(it));
+        entry.offsets.iter().copied().find(is_next)
+    }
+
+    /// The objects of the push at `offset` are on their way.
+    fn is_coming(&self, offset: Offset) -> bool {
+        self.pending.get(&offset).is_some_and(|it| matches!(it.state, State::Waiting | State::Busy))
+    }
+
+    fn begin_receive(&mut self, out: &mut Out, repo: &RepoName, offset: Offset) {
         let pending = &self.pending[&offset];
         let parked = matches!(pending.state, State::Parked { .. });
         if self.mutants.on(Mutant::RefsBeforeObjects) && !parked {
             self.pending.get_mut(&offset).expect("found above").state = State::Ready;
-            return self.receive_next(now, out, repo);
+            return;
         }
         let pack = match &pending.source {
-            Source::Inline(pack) => Some(pack.clone()).filter(|pack| !pack.is_empty()),
+            Source::Inline(pack) => Some(pack.clone()),
             // The walk tells whether they are still here; a parked one is written anew.
-            Source::Here(pack) => Some(pack.clone()).filter(|pack| parked && !pack.is_empty()),
+            Source::Here(pack) => pack.clone().filter(|_| parked),
+            Source::Log if pending.is_staged() => return self.bring(out, repo, offset),
             Source::Log => return self.read_pack(out, repo, offset),
         };
-        self.ask_receive(out, repo, offset, pack);
+        self.ask_receive(out, repo, offset, pack.filter(|pack| !pack.is_empty()).map(PackSource::Inline));
     }
 
     fn read_pack(&mut self, out: &mut Out, repo: &RepoName, offset: Offset) {
@@ -58,29 +79,46 @@ impl Consumer {
     pub(crate) fn pack_read(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, pack: Option<Pack>) {
         if !self.pending.contains_key(&offset) {
             // A later push overtook it meanwhile; the repository must not go on waiting for it.
-            if let Some(entry) = self.repos.get_mut(repo) {
-                entry.receiving = false;
-            }
+            self.release(out, repo, offset);
             return self.pump(now, out, repo);
         }
         match pack {
             Some(pack) => {
-                let pending = self.pending.get_mut(&offset).expect("found above");
-                pending.source = Source::Inline(pack.clone());
-                self.ask_receive(out, repo, offset, Some(pack).filter(|pack| !pack.is_empty()));
+                self.set_source(offset, Source::Inline(pack.clone()));
+                let pack = Some(pack).filter(|pack| !pack.is_empty());
+                self.ask_receive(out, repo, offset, pack.map(PackSource::Inline));
             }
             None => self.try_later(now, out, repo, offset),
         }
     }
 
-    fn busy(&mut self, repo: &RepoName, offset: Offset) {
-        self.repos.get_mut(repo).expect("its push is pending").receiving = true;
+    /// A question about the push at `offset` is under way: on a lane of its own, if its pack is staged.
+    pub(super) fn busy(&mut self, repo: &RepoName, offset: Offset) {
+        let entry = self.repos.get_mut(repo).expect("its push is pending");
         let pending = self.pending.get_mut(&offset).expect("it is asked for");
+        if !pending.is_staged() {
+            entry.receiving = Some(offset);
+        } else if entry.spooling.replace(offset).is_none() {
+            self.lanes += 1;
+        }
         pending.tries = pending.tries_so_far();
         pending.state = State::Busy;
     }
 
-    fn ask_receive(&mut self, out: &mut Out, repo: &RepoName, offset: Offset, pack: Option<Pack>) {
+    /// No question about the push at `offset` is under way any more; its spool may go, and another repository's come.
+    pub(super) fn release(&mut self, out: &mut Out, repo: &RepoName, offset: Offset) {
+        let Some(entry) = self.repos.get_mut(repo) else { return };
+        if entry.spooling == Some(offset) {
+            entry.spooling = None;
+            self.lanes -= 1;
+            self.lane_freed = true;
+            out.git(GitEffect::DropSpool { spool: Spool::Record(self.partition, offset) });
+        } else if entry.receiving == Some(offset) {
+            entry.receiving = None;
+        }
+    }
+
+    pub(super) fn ask_receive(&mut self, out: &mut Out, repo: &RepoName, offset: Offset, pack: Option<PackSource>) {
         self.busy(repo, offset);
         let push = self.pending[&offset].push().expect("only pushes have objects").clone();
         let hide = self.boundary(&push);
@@ -111,9 +149,7 @@ impl Consumer {
     pub(crate) fn received(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, outcome: Received) {
         // Written after it was asked for, so only a flush that begins from here on covers it.
         self.dirty.insert(repo.clone());
-        if let Some(entry) = self.repos.get_mut(repo) {
-            entry.receiving = false;
-        }
+        self.release(out, repo, offset);
         let Some(pending) = self.pending.get_mut(&offset) else { return self.pump(now, out, repo) };
         let push = pending.push().expect("only pushes have objects").clone();
         match outcome {
@@ -121,30 +157,47 @@ impl Consumer {
                 pending.state =
                     if push.replicated { State::Staged { flushed: Some(self.round) } } else { State::Ready };
                 // The log has the pack, should it be needed again.
-                pending.source = Source::Log;
+                self.set_source(offset, Source::Log);
             }
             Received::Failed => return self.try_later(now, out, repo, offset),
-            Received::Missing(oid) => match &pending.source {
-                // The objects should have been here and are not: the record has them.
-                Source::Here(pack) if !pack.is_empty() => {
-                    pending.source = Source::Inline(pack.clone());
+            Received::Corrupt => return self.fetch_or_park(now, out, &push, offset, None),
+            Received::Missing(oid) => {
+                // The objects should have been here and are not: the log has them.
+                if let Source::Here(pack) = &pending.source {
+                    let source = pack.clone().map_or(Source::Log, Source::Inline);
                     pending.state = State::Waiting;
+                    self.set_source(offset, source);
+                } else if !self.waits_for_earlier(repo, offset) {
+                    return self.fetch_or_park(now, out, &push, offset, Some(oid));
                 }
-                Source::Here(_) | Source::Inline(_) | Source::Log => {
-                    return self.fetch_or_park(now, out, &push, offset, oid);
-                }
-            },
+            }
         }
         self.pump(now, out, repo);
     }
 
-    fn fetch_or_park(&mut self, now: Now, out: &mut Out, push: &PushWork, offset: Offset, missing: Oid) {
-        let tries = self.pending[&offset].tries;
-        let peer = self.peer(push, tries);
-        let Some(peer) = peer else { return self.park(now, out, &push.repo, offset, Some(missing)) };
-        if self.pending[&offset].fetched {
-            return self.park(now, out, &push.repo, offset, Some(missing));
-        }
+    /// What is missing may come with an earlier push to the repository that takes longer. Waited for once.
+    fn waits_for_earlier(&mut self, repo: &RepoName, offset: Offset) -> bool {
+        let Some(entry) = self.repos.get(repo) else { return false };
+        let coming = entry.offsets.range(..offset).rev().copied().find(|at| self.is_coming(*at));
+        let Some(pending) = self.pending.get_mut(&offset).filter(|it| it.after != coming) else { return false };
+        let Some(coming) = coming else { return false };
+        pending.after = Some(coming);
+        pending.state = State::Waiting;
+        true
+    }
+
+    pub(super) fn fetch_or_park(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        push: &PushWork,
+        offset: Offset,
+        missing: Option<Oid>,
+    ) {
+        let missing = missing.or_else(|| push.tips().first().copied());
+        let pending = &self.pending[&offset];
+        let peer = self.peer(push, pending.tries).filter(|_| !pending.fetched);
+        let Some(peer) = peer else { return self.park(now, out, &push.repo, offset, missing) };
         self.busy(&push.repo, offset);
         self.pending.get_mut(&offset).expect("it is asked for").fetched = true;
         let op = out.ask(Owner::Fetch(self.partition, push.repo.clone(), offset));
@@ -162,25 +215,22 @@ impl Consumer {
 
     /// The answer to [`GitEffect::Fetch`].
     pub(crate) fn fetched(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, ok: bool) {
-        if let Some(entry) = self.repos.get_mut(repo) {
-            entry.receiving = false;
-        }
         if !self.pending.contains_key(&offset) {
+            self.release(out, repo, offset);
             return self.pump(now, out, repo);
         }
         if ok { self.ask_receive(out, repo, offset, None) } else { self.try_later(now, out, repo, offset) }
     }
 
-    fn try_later(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset) {
+    pub(super) fn try_later(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset) {
         self.park(now, out, repo, offset, None);
     }
 
     fn park(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, missing: Option<Oid>) {
-        if let Some(entry) = self.repos.get_mut(repo) {
-            entry.receiving = false;
-        }
+        self.release(out, repo, offset);
         let Some(pending) = self.pending.get_mut(&offset) else { return };
         pending.fetched = false;
+        pending.after = None;
         let tries = pending.tries + 1;
         let wait = (PARK_AFTER * 2u32.saturating_pow(tries.min(8) - 1)).min(PARK_AFTER_MAX);
         let until = now.at + wait;

@@ -40,7 +40,7 @@ impl Consumer {
     ) {
         let busy: BTreeSet<RefName> = self.busy_refs(repo).cloned().collect();
         strayed.retain(|it| !busy.contains(&it.name));
-        let Some(offset) = self.unused_below(next) else { return };
+        let Some(offset) = self.unused_below(repo, next) else { return };
         if strayed.is_empty() || self.is_reshaped(repo) || self.pending.len() >= PENDING_MAX {
             return;
         }
@@ -57,6 +57,7 @@ impl Consumer {
             replicated: false,
             changes: changes.collect(),
             haves: Vec::new(),
+            pack: None,
         };
         self.take(now.at, offset, Work::Push(work), Source::Inline(Arc::from([])));
         if let Some(pending) = self.pending.get_mut(&offset) {
@@ -75,9 +76,12 @@ impl Consumer {
     }
 
     /// An offset to keep the work by, of a record that left none here or whose work is long done.
-    fn unused_below(&self, next: Offset) -> Option<Offset> {
+    fn unused_below(&self, repo: &RepoName, next: Offset) -> Option<Offset> {
+        let entry = self.repos.get(repo);
         let free = |at: &Offset| {
-            !self.pending.contains_key(at)
+            // The answer to a question about an overtaken push must not be taken for one about this work.
+            !entry.is_some_and(|entry| entry.asks_about(*at))
+                && !self.pending.contains_key(at)
                 && !self.unflushed.contains_key(at)
                 && !self.settled.contains(at)
                 && !self.journalled.contains(at)

@@ -13,11 +13,11 @@ use crate::time::Instant;
 /// Where a push's objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// They came with the push to this site.
-    Here(Pack),
+    /// They came with the push to this site; the record's pack, if that is at hand.
+    Here(Option<Pack>),
     /// In the record, at hand.
     Inline(Pack),
-    /// In the record, which is to be read again.
+    /// In the log: the record, which is to be read again, or the chunks that it names.
     Log,
 }
 
@@ -39,6 +39,10 @@ pub(super) struct Pending {
     pub fetched: bool,
     /// How often it was parked.
     pub tries: u32,
+    /// Of a staged pack, how many chunks and bytes are in the spool.
+    pub spooled: (usize, u64),
+    /// An earlier push to the repository that seems to bring what is missing: nothing is tried while that comes.
+    pub after: Option<Offset>,
     /// It puts back what somebody changed; its offset is another record's.
     pub put_back: bool,
 }
@@ -61,7 +65,33 @@ pub(super) enum State {
 impl Pending {
     pub(super) fn new(work: Work, state: State, source: Source, open: usize, since: Instant) -> Self {
         let showable = matches!(work, Work::Repo { .. });
-        Self { work, state, source, open, since, showable, overtaken: false, fetched: false, tries: 0, put_back: false }
+        Self {
+            work,
+            state,
+            source,
+            open,
+            since,
+            showable,
+            overtaken: false,
+            fetched: false,
+            tries: 0,
+            spooled: (0, 0),
+            after: None,
+            put_back: false,
+        }
+    }
+
+    /// Its pack is in `packdata`.
+    pub(super) fn is_staged(&self) -> bool {
+        self.push().is_some_and(|push| push.pack.is_some())
+    }
+
+    /// Bytes of its pack that are kept at hand.
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.source {
+            Source::Here(Some(pack)) | Source::Inline(pack) => pack.len(),
+            Source::Here(None) | Source::Log => 0,
+        }
     }
 
     pub(super) fn tries_so_far(&self) -> u32 {
@@ -114,15 +144,22 @@ pub(super) struct RepoWork {
     pub offsets: BTreeSet<Offset>,
     /// Refs with accepted values that are not shown.
     pub refs: BTreeMap<RefName, RefWork>,
-    /// A question about objects is under way.
-    pub receiving: bool,
+    /// The push about whose objects a question is under way.
+    pub receiving: Option<Offset>,
+    /// And one whose pack is in `packdata`: it takes longer, and delays no other.
+    pub spooling: Option<Offset>,
     /// Edits under way, each with the offset whose value it sets.
     pub setting: Option<Vec<(Edit, Offset)>>,
 }
 
 impl RepoWork {
     pub(super) fn is_busy(&self) -> bool {
-        self.receiving || self.setting.is_some()
+        self.receiving.is_some() || self.spooling.is_some() || self.setting.is_some()
+    }
+
+    /// A question about the push at `offset` is under way.
+    pub(super) fn asks_about(&self, offset: Offset) -> bool {
+        self.receiving == Some(offset) || self.spooling == Some(offset)
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -64,6 +64,24 @@ pub enum Hide {
     Proved(Oid),
 }
 
+/// A file outside all repositories that holds one pack for a while. None outlives its daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spool {
+    /// Of a push that arrived here, on its way to the log.
+    Push(PushId),
+    /// Of an accepted record, on its way from the log.
+    Record(Partition, Offset),
+}
+
+/// Where the objects of a push come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PackSource {
+    /// These bytes.
+    Inline(Arc<[u8]>),
+    /// A spool, whole; with the checksum that its pack must end with.
+    Spool(Spool, Oid),
+}
+
 /// A compare-and-set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
@@ -99,8 +117,39 @@ pub enum GitEffect {
         updates: Vec<(Option<Oid>, Option<Oid>)>,
         /// What the fold holds; values whose objects are not here are left out.
         offered: Vec<Have>,
-        /// Longest pack in bytes.
+        /// Longest pack in bytes that is answered as it is.
+        inline_max: u64,
+        /// Longest pack in bytes; one between the two is written to the spool.
         pack_max: u64,
+        /// That spool, anew.
+        spool: Spool,
+    },
+    /// Read a piece of a spool.
+    ReadSpool {
+        /// The question.
+        op: Op,
+        /// Which.
+        spool: Spool,
+        /// From this byte on.
+        at: u64,
+        /// So many bytes, all of which are there.
+        len: usize,
+    },
+    /// Write the next piece of a spool; the first, at 0, begins it anew.
+    WriteSpool {
+        /// The question.
+        op: Op,
+        /// Which.
+        spool: Spool,
+        /// Its length so far.
+        at: u64,
+        /// In order.
+        pieces: Vec<Arc<[u8]>>,
+    },
+    /// Remove a spool, if it is there. Not answered.
+    DropSpool {
+        /// Which.
+        spool: Spool,
     },
     /// Write a pack's objects, then prove that nothing that `tips` need is missing.
     Receive {
@@ -109,7 +158,7 @@ pub enum GitEffect {
         /// The repository.
         repo: RepoName,
         /// The pack, unless the objects should be here already.
-        pack: Option<Arc<[u8]>>,
+        pack: Option<PackSource>,
         /// Values to prove.
         tips: Vec<Oid>,
         /// Where the proof may stop.
@@ -117,7 +166,7 @@ pub enum GitEffect {
         /// Hold the tips against gc under this offset's name until it is released.
         keep: Option<Offset>,
     },
-    /// Fetch what `tips` need from a peer.
+    /// Fetch what `tips` need from a peer, and write it to the repository.
     Fetch {
         /// The question.
         op: Op,

@@ -1,19 +1,22 @@
 //! From a client's wish to a record: fast refusals, the pack, the batches of a push that no record holds whole.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::staging::Staging;
 use super::{Job, Producer, PushJob, Stage, Want, parse_wish, push_of, words};
 use crate::config::{PUSHES_MAX, RECENT_REFS_MAX};
 use crate::consumer::Consumer;
 use crate::ids::{Oid, PushId};
 use crate::mutant::Mutant;
 use crate::names::RepoName;
-use crate::port::{Answer, ClientEffect, GitEffect, JournalEffect, Now, Order, Out, Owner, Prepared, Wish};
+use crate::port::{Answer, ClientEffect, GitEffect, JournalEffect, Now, Order, Out, Owner, Prepared, Spool, Wish};
 use crate::record::{
-    Body, HAVES_MAX, HEADER_BYTES_MAX, Have, PACK_BYTES_MAX, Record, RepoCreated, RepoDeleted, UPDATES_MAX, Update,
+    Body, CHUNKS_MAX, HAVES_MAX, HEADER_BYTES_MAX, Have, PACK_BYTES_MAX, Record, RepoCreated, RepoDeleted, UPDATES_MAX,
+    Update,
 };
 use crate::refdb::{Fold, Judgement, boundary_names};
 use crate::table::{Cache, TableKey};
@@ -21,8 +24,8 @@ use crate::table::{Cache, TableKey};
 /// An update, with its place in the client's push.
 type Placed = (usize, Update);
 
-/// Bytes of a header left for everything but the updates.
-const HEADER_RESERVE: usize = 96 * 1024;
+/// Bytes of a header left for everything but the updates, the 43 KiB of the most chunks among them.
+const HEADER_RESERVE: usize = 140 * 1024;
 
 impl Producer {
     /// A push arrives, its objects in this site's store.
@@ -160,6 +163,7 @@ impl Producer {
     }
 
     fn check_push(&mut self, now: Now, out: &mut Out, fold: &Fold, cache: &Cache, consumer: &Consumer, id: PushId) {
+        let chunk_bytes = self.chunk_bytes();
         let job = self.jobs.get_mut(&id).expect("it is being checked");
         let repo = job.repo.clone().expect("a push has a repository");
         let Want::Push(push) = &mut job.want else { return };
@@ -206,32 +210,53 @@ impl Producer {
         wrongly.extend(self.leftovers.get(&repo).into_iter().flatten());
         offered.extend(wrongly.into_iter().map(|value| Have { name: name.clone(), value }));
         offered.truncate(HAVES_MAX);
-        let pack_max = self.config.inline_max.min(PACK_BYTES_MAX as u64);
+        let inline_max = self.config.inline_max.min(PACK_BYTES_MAX as u64);
+        let pack_max = self.config.pack_max.min(CHUNKS_MAX as u64 * chunk_bytes).max(inline_max);
         let updates = push.batch.iter().map(|(_, update)| (update.old, update.new)).collect();
         let op = out.ask(Owner::Prepare(self.partition, id));
-        out.git(GitEffect::Prepare { op, repo, updates, offered, pack_max });
+        let spool = Spool::Push(id);
+        out.git(GitEffect::Prepare { op, repo, updates, offered, inline_max, pack_max, spool });
     }
 
     /// The answer to [`GitEffect::Prepare`].
-    pub(crate) fn prepared(&mut self, out: &mut Out, id: PushId, outcome: Prepared) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        let (Stage::Preparing { incarnation, base }, Want::Push(push)) = (&job.stage, &mut job.want) else { return };
-        let (incarnation, base) = (*incarnation, *base);
+    pub(crate) fn prepared(&mut self, now: Now, out: &mut Out, id: PushId, outcome: Prepared) {
+        let drop_spool = matches!(outcome, Prepared::Spooled { .. });
+        let job = self.jobs.get_mut(&id).filter(|job| matches!(job.stage, Stage::Preparing { .. }));
+        let Some(Job { stage: Stage::Preparing { incarnation, base }, want: Want::Push(push), repo, deadline, .. }) =
+            job
+        else {
+            // Its client gave up while the pack was cut.
+            if drop_spool {
+                out.git(GitEffect::DropSpool { spool: Spool::Push(id) });
+            }
+            return;
+        };
+        let (incarnation, base, repo) = (*incarnation, *base, repo.clone());
+        let mut state = |forced: Vec<bool>, used| {
+            for ((_, update), forced) in push.batch.iter_mut().zip(forced) {
+                update.forced = forced;
+            }
+            push_of(push.atomic, &push.batch, used, base)
+        };
         match outcome {
             Prepared::Pack { pack, used, forced } => {
-                for ((_, update), forced) in push.batch.iter_mut().zip(forced) {
-                    update.forced = forced;
-                }
-                let body = Body::Push(push_of(push.atomic, &push.batch, used, base));
-                let repo = job.repo.clone();
+                let body = Body::Push(state(forced, used));
                 let header = self.header(repo, Some(incarnation));
                 let record = Arc::new(Record { header, body, pack });
                 self.jobs.get_mut(&id).expect("found above").stage = Stage::Appending { record };
                 self.queue.push_back(id);
             }
+            Prepared::Spooled { bytes, sum, used, forced } => {
+                let push = state(forced, used);
+                *deadline = now.at + self.config.push_timeout;
+                let header = self.header(repo, Some(incarnation));
+                let staging = Staging::new(header, push, bytes, sum, self.chunk_bytes());
+                self.jobs.get_mut(&id).expect("found above").stage = Stage::Staging(Box::new(staging));
+                self.stage_next(out);
+            }
             Prepared::TooLarge { bytes } => {
-                let why = alloc::format!("the pack has more than {bytes} bytes; larger pushes are not built yet");
-                self.fail(out, id, &words::too_large(&why));
+                let why = alloc::format!("the pack has at least {bytes} bytes, more than this site takes");
+                self.fail(out, id, &words::too_large_pack(&why));
             }
             Prepared::Missing(oid) => {
                 self.fail(out, id, &alloc::format!("unavailable: object {oid} is not at this site; push again"));

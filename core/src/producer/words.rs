@@ -10,6 +10,8 @@ pub(crate) const LOG_DOWN: &str = "unavailable: replication log not available; a
 pub(crate) const LOST: &str = "unavailable: the replication log did not take the push; nothing was changed, try again";
 pub(crate) const TOO_SLOW: &str =
     "unavailable: this site could not prepare the push in time; nothing was changed, try again";
+pub(crate) const SPOOL_LOST: &str =
+    "unavailable: this site cannot read back the pack that it cut; nothing was changed, try again";
 pub(crate) const BEHIND: &str = "unavailable: this site is still applying earlier pushes; try again";
 pub(crate) const REPLICATING: &str =
     "unavailable: an earlier push to this ref is still replicating to the other sites; try again";
@@ -29,6 +31,10 @@ pub(crate) fn undecided(seconds: u64) -> String {
 
 pub(crate) fn too_large(why: &str) -> String {
     format!("too large: {why}; push fewer refs at once")
+}
+
+pub(crate) fn too_large_pack(why: &str) -> String {
+    format!("too large: {why}; push less at once, or have push.packdata_max raised")
 }
 
 pub(crate) fn bad_name(why: &str) -> String {

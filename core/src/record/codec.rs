@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::{
-    Body, Decoded, ENVELOPE, HAVES_MAX, HEADER_BYTES_MAX, Header, MEMBERS_MAX, Malformed, PACK_BYTES_MAX,
-    PARTITIONS_MAX, Record, RepoConfigured, TEXT_MAX, UPDATES_MAX,
+    Body, CHUNK_BYTES_MAX, CHUNKS_MAX, Decoded, ENVELOPE, HAVES_MAX, HEADER_BYTES_MAX, Header, MEMBERS_MAX, Malformed,
+    PACK_BYTES_MAX, PARTITIONS_MAX, Record, RepoConfigured, TEXT_MAX, UPDATES_MAX,
 };
 use crate::ids::{Digest, Epoch, Incarnation, Instance, Seq};
 use crate::names::{RepoName, SiteId};
@@ -111,8 +111,8 @@ fn parse(line: &[u8], pack: &[u8]) -> Result<Record, Malformed> {
     if scoped_to_repo != envelope.repo.is_some() {
         return Err(Malformed(format!("a {} record and its scope do not fit", envelope.kind)));
     }
-    if !pack.is_empty() && !matches!(body, Body::Push(_)) {
-        return Err(Malformed(format!("a {} record carries no pack", envelope.kind)));
+    if !pack.is_empty() && !matches!(&body, Body::Push(push) if push.pack.is_none()) {
+        return Err(Malformed(format!("this {} record carries no pack", envelope.kind)));
     }
     let header = Header {
         repo: envelope.repo,
@@ -164,6 +164,11 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
         Body::Push(push) => {
             ensure((1..=UPDATES_MAX).contains(&push.updates.len()), "no updates, or too many")?;
             ensure(push.haves.len() <= HAVES_MAX, "too many boundary values")?;
+            if let Some(pack) = &push.pack {
+                let longest = pack.chunks.len() as u64 * CHUNK_BYTES_MAX as u64;
+                ensure((1..=CHUNKS_MAX).contains(&pack.chunks.len()), "no chunks, or too many")?;
+                ensure(pack.bytes > 0 && pack.bytes <= longest, "a pack longer than its chunks")?;
+            }
             let mut names: Vec<&str> = push.updates.iter().map(|update| update.name.as_str()).collect();
             names.sort_unstable();
             ensure(names.windows(2).all(|pair| pair[0] != pair[1]), "a ref is named twice")

@@ -23,7 +23,7 @@ fn header() -> Header {
 }
 
 fn push(updates: Vec<Update>, pack: Vec<u8>) -> Record {
-    let body = Body::Push(Push { atomic: true, updates, haves: vec![], base: Offset(7) });
+    let body = Body::Push(Push { atomic: true, updates, haves: vec![], base: Offset(7), pack: None });
     Record { header: header(), body, pack: Arc::from(pack) }
 }
 

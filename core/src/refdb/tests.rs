@@ -94,7 +94,7 @@ fn name(text: &str) -> RefName {
 
 fn push(atomic: bool, updates: &[(&str, Option<Oid>, Option<Oid>)]) -> Body {
     let updates = updates.iter().map(|(at, old, new)| Update { name: name(at), old: *old, new: *new, forced: false });
-    Body::Push(Push { atomic, updates: updates.collect(), haves: vec![], base: Offset(0) })
+    Body::Push(Push { atomic, updates: updates.collect(), haves: vec![], base: Offset(0), pack: None })
 }
 
 fn words(verdict: &Verdict) -> Vec<&'static str> {

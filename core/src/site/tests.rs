@@ -10,8 +10,10 @@ use crate::aggregator::Published;
 use crate::ids::{Oid, PushId};
 use crate::journal::Session as Stored;
 use crate::names::{RefName, SiteId};
-use crate::port::{GitEffect, JournalEffect, LogEffect, Notice, Order, Prepared, Received, RefSet, Topic, Wish};
-use crate::record::{Visibility, decode};
+use crate::port::{
+    GitEffect, JournalEffect, LogEffect, Notice, Order, PackSource, Prepared, Received, RefSet, Spool, Topic, Wish,
+};
+use crate::record::{Body, Chunk, Visibility, decode};
 use crate::table::{TableEntry, TableKey};
 
 /// What becomes of the next append.
@@ -39,6 +41,13 @@ struct World {
     ready: bool,
     exit: Option<u8>,
     ref_sets: usize,
+    /// The pack of every push, to be spooled.
+    big: Option<Vec<u8>>,
+    spools: BTreeMap<Spool, Vec<u8>>,
+    /// Spooled packs that were handed to Git.
+    received: Vec<Vec<u8>>,
+    /// The next proof without a pack finds something missing.
+    forgets: bool,
 }
 
 impl World {
@@ -56,12 +65,17 @@ impl World {
             ready: false,
             exit: None,
             ref_sets: 0,
+            big: None,
+            spools: BTreeMap::new(),
+            received: vec![],
+            forgets: false,
         }
     }
 
     fn start(&mut self, seed: u128) -> Site {
         let ams = SiteId::parse("ams").expect("valid");
-        let config = Config::new(ams.clone(), vec![ams], 1);
+        let mut config = Config::new(ams.clone(), vec![ams], 1);
+        config.chunk_bytes = 10;
         let restored = Restored { session: self.session, ..Restored::default() };
         let (mut site, effects) = Site::start(self.now, config, restored, Rng::new(seed));
         self.run(&mut site, effects);
@@ -112,6 +126,10 @@ impl World {
         }
         match effect {
             Effect::Log(effect) => self.answer_log(effect).map(Input::Log),
+            Effect::Git(GitEffect::DropSpool { spool }) => {
+                self.spools.remove(&spool);
+                None
+            }
             Effect::Git(effect) => Some(Input::Git(self.answer_git(effect))),
             Effect::Journal(effect) => Some(Input::Journal(self.answer_journal(effect))),
             Effect::Client(effect) => {
@@ -155,9 +173,31 @@ impl World {
 
     fn answer_git(&mut self, effect: GitEffect) -> GitInput {
         match effect {
-            GitEffect::Prepare { op, updates, .. } => {
+            GitEffect::Prepare { op, updates, spool, .. } => {
                 let forced = updates.iter().map(|_| false).collect();
+                if let Some(pack) = self.big.clone() {
+                    let (bytes, sum) = (pack.len() as u64, Oid([8; 20]));
+                    self.spools.insert(spool, pack);
+                    return GitInput::Prepared { op, outcome: Prepared::Spooled { bytes, sum, used: vec![], forced } };
+                }
                 GitInput::Prepared { op, outcome: Prepared::Pack { pack: Arc::from([]), used: vec![], forced } }
+            }
+            GitEffect::ReadSpool { op, spool, at, len } => {
+                let pack = self.spools.get(&spool).and_then(|pack| pack.get(at as usize..at as usize + len));
+                GitInput::SpoolRead { op, bytes: pack.map(Arc::from) }
+            }
+            GitEffect::WriteSpool { op, spool, at, pieces } => {
+                let pack = self.spools.entry(spool).or_default();
+                pack.truncate(at as usize);
+                pieces.iter().for_each(|piece| pack.extend_from_slice(piece));
+                GitInput::Done { op, ok: true }
+            }
+            GitEffect::Receive { op, pack: Some(PackSource::Spool(spool, _)), .. } => {
+                self.received.push(self.spools[&spool].clone());
+                GitInput::Received { op, outcome: Received::Complete }
+            }
+            GitEffect::Receive { op, pack: None, .. } if core::mem::take(&mut self.forgets) => {
+                GitInput::Received { op, outcome: Received::Missing(Oid([9; 20])) }
             }
             GitEffect::Receive { op, .. } => GitInput::Received { op, outcome: Received::Complete },
             GitEffect::SetRefs { op, edits, .. } => {
@@ -166,6 +206,7 @@ impl World {
             }
             GitEffect::DigestRefs { op, repos, .. } => GitInput::RefsDigested { op, digests: vec![None; repos.len()] },
             GitEffect::ReadRefs { op, .. } => GitInput::RefsRead { op, refs: None },
+            GitEffect::DropSpool { .. } => unreachable!("it is not answered"),
             GitEffect::EnsureRepo { op, .. } | GitEffect::Flush { op, .. } | GitEffect::Fetch { op, .. } => {
                 GitInput::Done { op, ok: true }
             }
@@ -214,6 +255,7 @@ impl World {
 fn parse(topic: Topic, value: &Arc<[u8]>) -> Value {
     match topic {
         Topic::PushData(_) => Value::Record(Arc::new(decode(value))),
+        Topic::PackData(_) => Value::Chunk(Chunk::decode(value).map(Arc::new)),
         Topic::Progress => Value::Progress(Report::decode(value).map(Arc::new)),
         Topic::Replicated => Value::Published(Published::decode(value).map(Arc::new)),
     }
@@ -295,4 +337,61 @@ fn a_daemon_whose_site_started_elsewhere_stops() {
     world.waiting.clear();
     world.run(&mut old, of_old);
     assert_eq!(world.exit, Some(75));
+}
+
+/// The offsets of the chunks that each push's record names.
+fn chunks_named(world: &World) -> Vec<Vec<u64>> {
+    let log = world.log[&Topic::PushData(Partition(0))].iter();
+    let records = log.filter_map(|value| decode(value).record.ok());
+    let packs = records.filter_map(|record| match record.body {
+        Body::Push(push) => push.pack,
+        _ => None,
+    });
+    packs.map(|pack| pack.chunks.iter().map(|offset| offset.0).collect()).collect()
+}
+
+#[test]
+fn a_long_pack_is_durable_in_chunks_before_the_record_that_names_them() {
+    let (mut world, mut site) = ready();
+    world.big = Some((0..95).collect());
+    world.push(&mut site, 2, None, 7);
+    assert_eq!(chunks_named(&world), [(0..10).collect::<Vec<u64>>()]);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
+    assert!(world.spools.is_empty(), "what is in the log needs no spool");
+}
+
+#[test]
+fn a_chunk_with_unknown_outcome_goes_again_and_its_first_copy_is_not_named() {
+    let (mut world, mut site) = ready();
+    world.big = Some((0..35).collect());
+    world.fate = Fate::Silent;
+    world.push(&mut site, 2, None, 7);
+    assert!(world.replies.is_empty());
+    world.pass(&mut site, Duration::from_secs(1));
+    assert_eq!(chunks_named(&world), [[4, 1, 2, 3]]);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
+}
+
+#[test]
+fn a_long_pack_that_was_lost_here_comes_back_from_its_chunks() {
+    let (mut world, mut site) = ready();
+    world.big = Some((0..95).collect());
+    world.forgets = true;
+    world.push(&mut site, 2, None, 7);
+    assert_eq!(world.received, [(0..95).collect::<Vec<u8>>()]);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
+    assert!(world.spools.is_empty());
+}
+
+#[test]
+fn a_long_pack_whose_chunks_do_not_get_through_is_refused_with_nothing_appended() {
+    let (mut world, mut site) = ready();
+    world.big = Some((0..95).collect());
+    world.cut_off = true;
+    world.push(&mut site, 2, None, 7);
+    world.pass(&mut site, Duration::from_secs(11));
+    let Answer::No(why) = &world.replies[0].1[0] else { panic!("nothing was appended") };
+    assert!(why.starts_with("unavailable:"), "{why}");
+    assert_eq!(world.records()[3..], [] as [&str; 0]);
+    assert!(world.spools.is_empty());
 }

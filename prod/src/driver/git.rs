@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use anyhow::{Context, Result};
 use refrain_core::ids::{Digest, Offset, Oid, Op};
 use refrain_core::names::{RefName, RepoName};
-use refrain_core::port::{Edit, GitEffect, GitInput, Hide, Input, Prepared, Received, RefSet, RepoShape};
+use refrain_core::port::{Edit, GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
 use refrain_core::record::Have;
 use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
@@ -80,6 +80,9 @@ impl GitPort {
                 GitEffect::Fetch { .. }
                 | GitEffect::EnsureRepo { .. }
                 | GitEffect::DigestRefs { .. }
+                | GitEffect::ReadSpool { .. }
+                | GitEffect::WriteSpool { .. }
+                | GitEffect::DropSpool { .. }
                 | GitEffect::ReadRefs { .. } => "other",
             };
             test_points::pass(&format!("before-{place}"));
@@ -92,10 +95,13 @@ impl GitPort {
                 GitEffect::Flush { .. }
                 | GitEffect::Fetch { .. }
                 | GitEffect::DigestRefs { .. }
+                | GitEffect::ReadSpool { .. }
+                | GitEffect::WriteSpool { .. }
+                | GitEffect::DropSpool { .. }
                 | GitEffect::ReadRefs { .. } => None,
             };
             let passing = gate.as_ref().map(|gate| gate.read().unwrap_or_else(std::sync::PoisonError::into_inner));
-            let input = port.answer(effect);
+            let Some(input) = port.answer(effect) else { return };
             drop(passing);
             test_points::pass(&format!("after-{place}"));
             // A daemon that has ended waits for no answer.
@@ -103,14 +109,19 @@ impl GitPort {
         });
     }
 
-    fn answer(&self, effect: GitEffect) -> GitInput {
-        match effect {
-            GitEffect::Prepare { op, repo, updates, offered, pack_max } => {
-                let outcome = self.prepare(&repo, &updates, &offered, pack_max);
+    fn answer(&self, effect: GitEffect) -> Option<GitInput> {
+        Some(match effect {
+            GitEffect::Prepare { op, repo, updates, offered, inline_max, .. } => {
+                let outcome = self.prepare(&repo, &updates, &offered, inline_max);
                 let outcome = outcome.unwrap_or_else(|why| Prepared::Failed(format!("{why:#}")));
                 GitInput::Prepared { op, outcome }
             }
             GitEffect::Receive { op, repo, pack, tips, hide, keep } => {
+                let pack = match pack {
+                    Some(PackSource::Inline(pack)) => Some(pack),
+                    Some(PackSource::Spool(..)) => return Some(GitInput::Received { op, outcome: Received::Corrupt }),
+                    None => None,
+                };
                 let outcome = self.receive(&repo, pack.as_deref(), &tips, &hide, keep);
                 let outcome = outcome.unwrap_or_else(|why| {
                     tracing::error!(%repo, "objects could not be written or read: {why:#}");
@@ -152,7 +163,10 @@ impl GitPort {
                     repos.iter().filter(|repo| self.path(repo).exists()).try_for_each(|repo| self.store(repo)?.flush());
                 self.done(op, "flushing repositories", done)
             }
-        }
+            GitEffect::ReadSpool { op, .. } => GitInput::SpoolRead { op, bytes: None },
+            GitEffect::WriteSpool { op, .. } => GitInput::Done { op, ok: false },
+            GitEffect::DropSpool { .. } => return None,
+        })
     }
 
     fn done(&self, op: Op, what: &str, done: Result<()>) -> GitInput {

@@ -26,6 +26,7 @@ pub struct LogPort {
 fn place(topic: Topic) -> (&'static str, u32) {
     match topic {
         Topic::PushData(partition) => ("pushdata", partition.0),
+        Topic::PackData(partition) => ("packdata", partition.0),
         Topic::Progress => ("progress", 0),
         Topic::Replicated => ("replicatedpushdata", 0),
     }
@@ -88,6 +89,7 @@ impl LogPort {
                 let place = match topic {
                     Topic::PushData(_) if value.windows(13).any(|part| part == b"\"kind\":\"push\"") => "append",
                     Topic::Progress => "report",
+                    Topic::PackData(_) => "chunk",
                     Topic::PushData(_) | Topic::Replicated => "other",
                 };
                 test_points::pass(&format!("before-{place}"));
@@ -112,6 +114,7 @@ impl LogPort {
 fn read(topic: Topic, record: LogRecord) -> Read {
     let value = match topic {
         Topic::PushData(_) => Value::Record(Arc::new(record::decode(&record.value))),
+        Topic::PackData(_) => Value::Chunk(record::Chunk::decode(&record.value).map(Arc::new)),
         Topic::Progress => Value::Progress(Report::decode(&record.value).map(Arc::new)),
         Topic::Replicated => Value::Published(Published::decode(&record.value).map(Arc::new)),
     };

@@ -85,10 +85,10 @@ fn objects_exist(seen: &Observed, partition: Partition, offset: Offset) -> bool 
         seen.sites.values().filter_map(|site| site.repos.get(repo)).map(|view| &view.objects).collect();
     let decisions = seen.naive.partitions.get(&partition).into_iter().flat_map(|state| state.decisions.values());
     let records = decisions.filter_map(|decision| decision.record.as_ref());
-    let packs = records.filter(|record| record.header.repo.as_ref() == Some(repo)).map(|record| &record.pack);
-    let packed: BTreeSet<&[u8]> = packs.flat_map(|pack| pack.chunks_exact(20)).collect();
+    let ours = records.filter(|record| record.header.repo.as_ref() == Some(repo));
+    let packed: BTreeSet<Oid> = ours.flat_map(|record| seen.pack_of(partition, record)).collect();
     let tips = judged_updates(decision).filter(|(_, word)| *word == "accepted").filter_map(|(update, _)| update.new);
-    let has = |oid: &Oid| packed.contains(&oid.0[..]) || stores.iter().any(|store| store.contains(oid));
+    let has = |oid: &Oid| packed.contains(oid) || stores.iter().any(|store| store.contains(oid));
     missing(&seen.objects, tips, &mut BTreeSet::new(), has).is_none()
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use refrain_core::ids::{Offset, Oid};
+use refrain_core::ids::{Offset, Oid, Partition};
 use refrain_core::record::{Body, Push};
 
 use super::broken;
@@ -40,13 +40,18 @@ impl Invariant for RecordClosed {
         if !decision.words.contains(&"accepted") {
             return Vec::new();
         }
-        let what = holds(seen, *offset, decision, push).err();
+        let what = holds(seen, (*partition, *offset), decision, push).err();
         let at = (*partition, *offset);
         what.map(|what| broken(NAME, format!("partition {} offset {}: {what}", at.0, at.1))).into_iter().collect()
     }
 }
 
-fn holds(seen: &Observed, offset: Offset, decision: &Decision, push: &Push) -> Result<(), String> {
+fn holds(
+    seen: &Observed,
+    (partition, offset): (Partition, Offset),
+    decision: &Decision,
+    push: &Push,
+) -> Result<(), String> {
     let record = decision.record.as_ref().ok_or("no record")?;
     let repo = record.header.repo.as_ref().ok_or("no repository")?;
     if push.base > offset {
@@ -65,7 +70,7 @@ fn holds(seen: &Observed, offset: Offset, decision: &Decision, push: &Push) -> R
             return Err(format!("cut at {} {value}, which the fold did not hold at offset {}", have.name, push.base));
         }
     }
-    let pack: BTreeSet<Oid> = record.pack.chunks_exact(20).map(|id| Oid(id.try_into().expect("20 bytes"))).collect();
+    let pack: BTreeSet<Oid> = seen.pack_of(partition, record).into_iter().collect();
     let tips = judged_updates(decision).filter(|(_, word)| *word == "accepted").filter_map(|(update, _)| update.new);
     // Objects below the pack, at which the walk must have stopped for a reason.
     let mut wanted = BTreeSet::new();

@@ -126,7 +126,8 @@ impl RefusedWithCause {
             let name = name.clone()?;
             Some(Update { name, old: wish.old, new: wish.new, forced: false })
         });
-        let record = Push { atomic: push.atomic, updates: updates.collect(), haves: Vec::new(), base: Offset(0) };
+        let record =
+            Push { atomic: push.atomic, updates: updates.collect(), haves: Vec::new(), base: Offset(0), pack: None };
         let decisions = seen.naive.partitions.get(&home).map(|state| state.decisions.range(from..upto));
         let of_repo = decisions.into_iter().flatten().filter(|(_, decision)| {
             decision.record.as_ref().is_some_and(|record| {

@@ -130,7 +130,7 @@ impl World {
 
     pub fn push(&mut self, name: &str, atomic: bool, updates: &[Update]) -> Event {
         self.seq += 1;
-        let body = Push { atomic, updates: updates.to_vec(), haves: Vec::new(), base: Offset(self.end()) };
+        let body = Push { atomic, updates: updates.to_vec(), haves: Vec::new(), base: Offset(self.end()), pack: None };
         let instance = self.daemon(name).1;
         let header = self.header(name, 1, instance.0, 1 + self.seq);
         let header = Header { repo: Some(demo()), incarnation: Some(self.incarnation), ..header };
@@ -141,7 +141,7 @@ impl World {
     pub fn push_with(&mut self, name: &str, updates: &[Update], pack: &[u8], base: u64) -> Event {
         self.seq += 1;
         let base = Offset(base.min(self.end()));
-        let body = Push { atomic: false, updates: updates.to_vec(), haves: Vec::new(), base };
+        let body = Push { atomic: false, updates: updates.to_vec(), haves: Vec::new(), base, pack: None };
         let instance = self.daemon(name).1;
         let header = self.header(name, 1, instance.0, 1 + self.seq);
         let header = Header { repo: Some(demo()), incarnation: Some(self.incarnation), ..header };

@@ -111,7 +111,7 @@ fn random_push(rng: &mut Rng, repo: Option<&Repo>) -> Push {
         Update { old, new: value(rng), forced: rng.below(4) == 0, name }
     });
     let updates = updates.collect();
-    Push { atomic: rng.below(3) == 0, updates, haves: Vec::new(), base: Offset(0) }
+    Push { atomic: rng.below(3) == 0, updates, haves: Vec::new(), base: Offset(0), pack: None }
 }
 
 fn random_change(rng: &mut Rng, state: &PartitionState) -> SiteChanged {
@@ -189,7 +189,7 @@ fn push(updates: &[(&str, Option<u8>, Option<u8>)], atomic: bool) -> Push {
         new: oid(new),
         forced: false,
     };
-    Push { atomic, updates: updates.iter().map(update).collect(), haves: Vec::new(), base: Offset(0) }
+    Push { atomic, updates: updates.iter().map(update).collect(), haves: Vec::new(), base: Offset(0), pack: None }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Between a daemon and its disk: work takes time, and what a crash finds under way is done in part.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use refrain_core::ids::{Digest, Oid, Op};
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{
-    Edit, GitEffect, GitInput, Input, JournalEffect, JournalInput, Prepared, Received, RefSet, RepoShape,
+    Edit, GitEffect, GitInput, Input, JournalEffect, JournalInput, PackSource, Prepared, Received, RefSet, RepoShape,
 };
 use refrain_core::table::TableKey;
 
@@ -13,7 +14,7 @@ use super::{Happening, World};
 use crate::dice::Dice;
 use crate::net::{End, Passage};
 use crate::observed::{Event, RepoView};
-use crate::repo::{Extra, unpack};
+use crate::repo::{Extra, sum as pack_sum, unpack};
 use crate::site::Work;
 use crate::swarm::SECOND;
 
@@ -38,6 +39,13 @@ impl World {
             GitEffect::EnsureRepo { op, .. } => (*op, self.disk_time(host, 500, 5_000)),
             GitEffect::DigestRefs { op, .. } | GitEffect::ReadRefs { op, .. } => {
                 (*op, self.disk_time(host, 200, 4_000))
+            }
+            GitEffect::ReadSpool { op, .. } | GitEffect::WriteSpool { op, .. } => {
+                (*op, self.disk_time(host, 50, 2_000))
+            }
+            GitEffect::DropSpool { spool } => {
+                self.hosts[host].disk.spools.remove(spool);
+                return;
             }
             GitEffect::Flush { op, repos } => {
                 let takes = self.disk_time(host, 1_000, 12_000);
@@ -133,14 +141,34 @@ impl World {
     fn git_done(&mut self, daemon: u64, host: usize, op: Op, effect: GitEffect) -> GitInput {
         let now = self.now();
         match effect {
-            GitEffect::Prepare { repo, updates, offered, pack_max, .. } => {
-                let outcome = match self.repo(host, &repo) {
-                    Some((repo, universe)) => repo.prepare(&universe, &updates, &offered, pack_max),
-                    None => Prepared::Failed("there is no such repository here".to_string()),
+            GitEffect::Prepare { repo, updates, offered, inline_max, pack_max, spool, .. } => {
+                let max = (inline_max, pack_max);
+                let (outcome, pack) = match self.repo(host, &repo) {
+                    Some((repo, universe)) => repo.prepare(&universe, &updates, &offered, max),
+                    None => (Prepared::Failed("there is no such repository here".to_string()), Vec::new()),
                 };
+                if matches!(outcome, Prepared::Spooled { .. }) {
+                    self.hosts[host].disk.spools.insert(spool, pack);
+                }
                 GitInput::Prepared { op, outcome }
             }
+            GitEffect::ReadSpool { spool, at, len, .. } => {
+                let pack = self.hosts[host].disk.spools.get(&spool);
+                let bytes = pack.and_then(|pack| pack.get(at as usize..at as usize + len)).map(Arc::from);
+                GitInput::SpoolRead { op, bytes }
+            }
+            GitEffect::WriteSpool { spool, at, pieces, .. } => {
+                let pack = self.hosts[host].disk.spools.entry(spool).or_default();
+                pack.truncate(at as usize);
+                let ok = pack.len() as u64 == at;
+                pieces.iter().for_each(|piece| pack.extend_from_slice(piece));
+                GitInput::Done { op, ok }
+            }
+            GitEffect::DropSpool { .. } => unreachable!("it is not answered"),
             GitEffect::Receive { repo, pack, tips, hide, keep, .. } => {
+                let Some(pack) = self.pack_at_hand(host, pack) else {
+                    return GitInput::Received { op, outcome: Received::Corrupt };
+                };
                 let outcome = match self.repo(host, &repo) {
                     Some((mut repo, universe)) => {
                         let outcome = repo.receive(&universe, now, pack.as_deref(), &tips, &hide);
@@ -183,6 +211,21 @@ impl World {
                 GitInput::RefsRead { op, refs }
             }
             GitEffect::Flush { .. } => GitInput::Done { op, ok: true },
+        }
+    }
+
+    /// A pack's bytes; `None` if the spool does not hold the pack that it should.
+    fn pack_at_hand(&mut self, host: usize, pack: Option<PackSource>) -> Option<Option<Arc<[u8]>>> {
+        match pack {
+            None => Some(None),
+            Some(PackSource::Inline(pack)) => Some(Some(pack)),
+            Some(PackSource::Spool(spool, wanted)) => {
+                let pack = self.hosts[host].disk.spools.get(&spool)?;
+                let fine = pack.len().is_multiple_of(20) && pack_sum(pack) == wanted;
+                let pack = Arc::from(pack.as_slice());
+                self.coverage.mark("world", "pack-from-chunks");
+                fine.then_some(Some(pack))
+            }
         }
     }
 
@@ -292,6 +335,9 @@ impl World {
                 Work::Journal(_)
                 | Work::Git(
                     GitEffect::Prepare { .. }
+                    | GitEffect::ReadSpool { .. }
+                    | GitEffect::WriteSpool { .. }
+                    | GitEffect::DropSpool { .. }
                     | GitEffect::Flush { .. }
                     | GitEffect::DigestRefs { .. }
                     | GitEffect::ReadRefs { .. },
@@ -304,6 +350,7 @@ impl World {
                     }
                 }
                 Work::Git(GitEffect::Receive { repo, pack, .. }) => {
+                    let pack = self.pack_at_hand(host, pack).flatten();
                     let objects = pack.map(|pack| unpack(&pack)).unwrap_or_default();
                     self.write_some(host, &repo, &objects);
                 }
@@ -350,7 +397,10 @@ impl World {
     pub(super) fn being_received(&self, host: usize) -> BTreeSet<Oid> {
         let Some(daemon) = self.hosts[host].daemon else { return BTreeSet::new() };
         let packs = self.daemons[daemon as usize].under_way.values().filter_map(|work| match work {
-            Work::Git(GitEffect::Receive { pack: Some(pack), .. }) => Some(unpack(pack)),
+            Work::Git(GitEffect::Receive { pack: Some(PackSource::Inline(pack)), .. }) => Some(unpack(pack)),
+            Work::Git(GitEffect::Receive { pack: Some(PackSource::Spool(spool, _)), .. }) => {
+                self.hosts[host].disk.spools.get(spool).map(|pack| unpack(pack))
+            }
             _ => None,
         });
         packs.flatten().collect()

@@ -81,6 +81,7 @@ impl World {
             }
             Kind::ForeignRefs => self.change_refs_behind(host),
             Kind::Gc => self.collect_garbage(host),
+            Kind::PackdataExpired => self.expire_packdata(),
             Kind::ClockStep => self.step_clock(host, (strike.dice % 7_200_000) as i64 - 3_600_000),
             Kind::ClockDrift => self.drift_clock(host, (strike.dice % 40_000) as i64 - 20_000),
         }
@@ -116,6 +117,7 @@ impl World {
             | Kind::ForeignLock
             | Kind::ForeignRefs
             | Kind::Gc
+            | Kind::PackdataExpired
             | Kind::ClockStep
             | Kind::Garbage => {}
         }

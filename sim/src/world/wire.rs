@@ -144,6 +144,25 @@ impl World {
         }
     }
 
+    /// Chunks go whose records every site has applied and flushed, as far as their last reports say.
+    pub(super) fn expire_packdata(&mut self) {
+        for partition in (0..self.plan.partitions).map(refrain_core::ids::Partition) {
+            let reports = self.plan.sites.iter().map(|name| {
+                let site = refrain_core::names::SiteId::parse(name).expect("a plan's site names are good");
+                self.observed.reports.get(&site).and_then(|report| report.partitions.get(&partition))
+            });
+            let applied = reports.map(|mark| mark.map_or(Offset(0), |mark| mark.first_open().min(mark.next))).min();
+            let entries = self.observed.log.get(&partition).map(Vec::as_slice).unwrap_or_default();
+            let first_open = entries.iter().find(|entry| Some(entry.offset) >= applied);
+            // A chunk is older than its record; a push that is being staged is younger than half a minute.
+            let young = (crate::clock::EPOCH_MS + self.now() / 1000).saturating_sub(30_000);
+            let oldest = first_open.map_or(young, |entry| entry.time_ms.saturating_sub(30_000).min(young));
+            if self.log.expire(Topic::PackData(partition), oldest) > 0 {
+                self.coverage.mark("world", "chunks-expired");
+            }
+        }
+    }
+
     fn land_late(&mut self, after: u64, append: Append) {
         self.coverage.mark("world", "append-late");
         self.queue.after(after, Happening::Land(Box::new(append)));
@@ -186,7 +205,15 @@ impl World {
                 if let Value::Record(decoded) = &append.parsed
                     && let Ok(record) = &decoded.record
                 {
+                    if matches!(&record.body, refrain_core::record::Body::Push(push) if push.pack.is_some()) {
+                        self.coverage.mark("world", "pack-in-chunks");
+                    }
                     self.maybe_undo(record);
+                }
+            }
+            Topic::PackData(partition) => {
+                if let Value::Chunk(Some(chunk)) = &append.parsed {
+                    self.observed.packdata.insert((partition, offset), chunk.bytes.clone());
                 }
             }
             Topic::Replicated => {
