@@ -219,6 +219,7 @@ impl GitPort {
         let hide: Vec<Oid> = offered.iter().map(|have| have.value).collect();
         let used = |used: Vec<Oid>| offered.iter().filter(|have| used.contains(&have.value)).cloned().collect();
         Ok(match store.cut_pack(&tips, &hide, pack_max)? {
+            Cut::Spooled { .. } => anyhow::bail!("no file was named"),
             Cut::Pack { bytes, used: values, .. } => {
                 Prepared::Pack { pack: Arc::from(bytes), used: used(values), forced }
             }

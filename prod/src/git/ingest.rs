@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
@@ -16,12 +16,15 @@ use gix::objs::Kind;
 use gix::zlib::{Decompress, FlushDecompress, Status};
 use refrain_core::ids::Oid;
 
+use super::index::{self, Work, move_in};
 use super::objects::{Objects, from_gix};
 use super::pack::{Deflate, sha1};
 use super::{Ingested, LOOSE_MAX, OBJECT_MAX};
 
 /// Bytes that unpacking to loose objects may hold at a time; a pack that inflates to more is kept as a pack.
-const INFLATED_MAX: u64 = 256 << 20;
+const INFLATED_MAX: u64 = 32 << 20;
+/// Longest pack that is read from its file into memory.
+const FILE_MAX: u64 = 4 << 20;
 /// Where packs are built before they move to `objects/pack`; below the repository so that a rename is enough.
 pub(super) const WORK_DIR: &str = "refrain-tmp";
 
@@ -47,7 +50,8 @@ struct Entry {
 /// Checks `pack` and brings its objects into the repository at `git_dir`.
 pub(super) fn ingest(git_dir: &Path, objects: &Objects, pack: &[u8]) -> Result<Ingested> {
     let scanned = match scan(pack) {
-        Ok(scanned) => scanned,
+        Ok(Some(scanned)) => scanned,
+        Ok(None) => return index::index_bytes(git_dir, pack),
         Err(broken) => return Ok(Ingested::Corrupt(broken)),
     };
     match scanned {
@@ -63,6 +67,19 @@ pub(super) fn ingest(git_dir: &Path, objects: &Objects, pack: &[u8]) -> Result<I
     }
 }
 
+/// The same for a pack in a file. Few and small objects become loose ones here too.
+pub(super) fn ingest_file(git_dir: &Path, objects: &Objects, pack: &Path, sum: Option<&Oid>) -> Result<Ingested> {
+    let count = match index::fits(pack, sum)? {
+        Ok(count) => count,
+        Err(broken) => return Ok(Ingested::Corrupt(broken)),
+    };
+    let length = fs::metadata(pack)?.len();
+    if length <= FILE_MAX && count <= LOOSE_MAX {
+        return ingest(git_dir, objects, &fs::read(pack)?);
+    }
+    index::index_file(git_dir, pack)
+}
+
 struct Scanned {
     count: u32,
     /// All entries, inflated, when they are few and small.
@@ -71,8 +88,9 @@ struct Scanned {
     bases: Vec<Oid>,
 }
 
-/// One pass over the whole pack, inflating everything and keeping it only if it is little.
-fn scan(pack: &[u8]) -> Result<Scanned, String> {
+/// One pass over the whole pack, inflating everything and keeping it only if it is little. `None`: an object in it says
+/// that it is too long for memory.
+fn scan(pack: &[u8]) -> Result<Option<Scanned>, String> {
     if pack.len() < 32 || &pack[..4] != b"PACK" {
         return Err("it does not start with a pack header".into());
     }
@@ -91,14 +109,14 @@ fn scan(pack: &[u8]) -> Result<Scanned, String> {
         let place = |what: &str| format!("object {number} at byte {at}: {what}");
         let (kind, size, head) = entry_header(&body[at..]).map_err(&place)?;
         if size > OBJECT_MAX {
-            return Err(place(&format!("{size} bytes are more than the limit of {OBJECT_MAX}")));
+            return Ok(None);
         }
         let used = inflate_exactly(&mut inflate, &body[at + head..], size as usize, &mut scratch).map_err(&place)?;
         held += size;
         if !matches!(kind, Body::Whole(_)) {
             let result = delta_sizes(&scratch).ok_or_else(|| place("its delta has no sizes"))?.1;
             if result > OBJECT_MAX {
-                return Err(place(&format!("{result} bytes are more than the limit of {OBJECT_MAX}")));
+                return Ok(None);
             }
             held += result;
         }
@@ -116,7 +134,7 @@ fn scan(pack: &[u8]) -> Result<Scanned, String> {
     if at != body.len() {
         return Err(format!("{} bytes follow the last of its {count} objects", body.len() - at));
     }
-    Ok(scanned)
+    Ok(Some(scanned))
 }
 
 /// Kind, inflated size and length of an entry's header. An offset delta's base is returned as a distance.
@@ -353,11 +371,8 @@ fn write_object_file(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()
 
 /// Many objects: one pack, completed with the bases it lacks.
 fn keep_pack(git_dir: &Path, objects: &Objects, pack: &[u8], count: u32, bases: &[Oid]) -> Result<Ingested> {
-    let work = git_dir.join(WORK_DIR).join(unique("ingest-"));
-    fs::create_dir_all(&work).with_context(|| format!("{} could not be created", work.display()))?;
-    let outcome = index_and_move(git_dir, objects, pack, &work);
-    let _ = fs::remove_dir_all(&work);
-    match outcome {
+    let work = Work::new(git_dir)?;
+    match index_and_move(git_dir, objects, pack, work.path()) {
         Ok(()) => Ok(Ingested::Done { objects: count }),
         Err(Failed::Store(error)) => Err(error),
         Err(Failed::Pack(text)) => {
@@ -390,15 +405,9 @@ fn index_and_move(git_dir: &Path, objects: &Objects, pack: &[u8], work: &Path) -
     )
     .map_err(|e| Failed::Pack(format!("it cannot be indexed: {e}")))?;
     let (Some(data), Some(index)) = (outcome.data_path, outcome.index_path) else { return Ok(()) };
+    let place = |file: &Path| git_dir.join("objects/pack").join(file.file_name().expect("gix names its files"));
     // The index last: a pack without one is invisible, so no reader sees half of it.
-    move_in(&data, git_dir).and_then(|()| move_in(&index, git_dir)).map_err(Failed::Store)
-}
-
-fn move_in(file: &PathBuf, git_dir: &Path) -> Result<()> {
-    let to = git_dir.join("objects/pack").join(file.file_name().expect("gix names its files"));
-    fs::set_permissions(file, fs::Permissions::from_mode(0o444))
-        .and_then(|()| fs::rename(file, &to))
-        .with_context(|| format!("the pack could not be moved to {}", to.display()))
+    move_in(&data, &place(&data)).and_then(|()| move_in(&index, &place(&index))).map_err(Failed::Store)
 }
 
 /// Ids of the pack's whole objects; only needed to say which base is missing.

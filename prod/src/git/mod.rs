@@ -4,7 +4,9 @@
 //! the value that the caller named, and nothing that arrives in a pack is trusted before it is checked. Never decides
 //! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Store::flush`].
 
+mod child;
 pub mod hooks;
+mod index;
 mod ingest;
 mod objects;
 mod pack;
@@ -16,14 +18,57 @@ mod sweep;
 mod tests;
 mod walk;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use refrain_core::ids::Oid;
 
 pub use store::Store;
 
-/// Largest object that goes into or is taken from a pack: 1 GiB, since it is held in memory as a whole.
-pub const OBJECT_MAX: u64 = 1 << 30;
+/// Largest object that is held in memory, but for commits, trees and tags: 4 MiB. Packs with longer ones are cut and
+/// taken in by `git` itself, which streams them.
+pub const OBJECT_MAX: u64 = 4 << 20;
 /// Packs of at most so many objects become loose objects, as Git's own `unpackLimit` has it.
 pub const LOOSE_MAX: u32 = 100;
+
+/// What a long operation has done so far, and whether it should go on. Shared with whoever waits for it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Progress {
+    /// Grows with all that is done; says nothing about how much is left.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Asks the operation to end without a result.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn more(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+/// Where a pack goes that outgrows memory.
+#[derive(Debug, Clone)]
+pub struct Outgrown {
+    /// The file, written anew.
+    pub file: PathBuf,
+    /// Longest pack in bytes.
+    pub max: u64,
+    /// Told of each step.
+    pub progress: Arc<Progress>,
+}
 
 /// What [`Store::cut_pack`] came to. `used` are those of the hidden values that this repository has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +78,18 @@ pub enum Cut {
         used: Vec<Oid>,
         objects: u32,
     },
+    /// The pack is in the file that was named: its length, and the checksum that it ends with.
+    Spooled {
+        bytes: u64,
+        sum: Oid,
+        used: Vec<Oid>,
+        objects: u32,
+    },
     /// Nothing is new.
     Empty {
         used: Vec<Oid>,
     },
-    /// The pack would be larger than allowed; `bytes_at_least` is how far the encoder came.
+    /// The pack would be larger than allowed; `bytes_at_least` is how far it came.
     TooLarge {
         bytes_at_least: u64,
     },

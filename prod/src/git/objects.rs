@@ -8,6 +8,8 @@ use std::sync::Arc;
 use gix::objs::{Find, FindHeader, Kind};
 use refrain_core::ids::Oid;
 
+use super::Progress;
+
 pub(super) type Handle = gix::odb::store::Handle<Arc<gix::odb::Store>>;
 
 pub(super) fn to_gix(oid: &Oid) -> gix::ObjectId {
@@ -23,12 +25,15 @@ pub(super) fn from_gix(id: &gix::hash::oid) -> Oid {
 /// The objects of one repository as one operation sees them.
 pub(super) struct Objects {
     pub handle: Handle,
+    /// Counts what is read, if anybody wants to know.
+    pub progress: Option<Arc<Progress>>,
 }
 
 impl Objects {
     /// The object, or `None` when it is absent or unreadable: after a power cut a loose object can be empty, and then
     /// it must be brought again like one that was never there.
     pub fn read(&self, oid: &Oid) -> Option<(Kind, Vec<u8>)> {
+        self.count();
         let mut buffer = Vec::new();
         match self.handle.try_find(&to_gix(oid), &mut buffer) {
             Ok(Some(data)) => {
@@ -43,8 +48,15 @@ impl Objects {
         }
     }
 
+    fn count(&self) {
+        if let Some(progress) = &self.progress {
+            progress.more();
+        }
+    }
+
     /// Kind and size; `None` when absent or unreadable.
     pub fn header(&self, oid: &Oid) -> Option<(Kind, u64)> {
+        self.count();
         match self.handle.try_header(&to_gix(oid)) {
             Ok(header) => header.map(|h| (h.kind, h.size)),
             Err(error) => {

@@ -1,11 +1,16 @@
-//! Cutting packs: a closed set of objects, encoded without deltas.
+//! Cutting packs: a closed set of objects, found by our own walk.
 //!
-//! Promises a valid version-2 pack, each object once. Stops as soon as it is larger than allowed. Never copies what
-//! the store's packs happen to hold, since those may lean on bases that the reader lacks.
+//! Promises a valid version-2 pack, each object once, no delta on an object that is not in it. A short pack is encoded
+//! here, without deltas; as soon as it outgrows that, or meets a blob that should not be in memory, only the names are
+//! listed and `git pack-objects` writes them to a file. Stops as soon as the pack is larger than allowed.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufWriter, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail, ensure};
 use gix::objs::Kind;
 use gix::zlib::Compression;
 use gix::zlib::stream::deflate::{Compress, FlushCompress};
@@ -13,45 +18,171 @@ use refrain_core::ids::Oid;
 
 use super::objects::Objects;
 use super::walk::{Step, Walked, walk};
-use super::{Cut, OBJECT_MAX};
+use super::{Cut, OBJECT_MAX, Outgrown, child};
 
 /// zlib cannot shrink data by more than this factor.
 const ZLIB_RATIO_MAX: u64 = 1_032;
 const HEADER_BYTES: usize = 12;
 const TRAILER_BYTES: usize = 20;
 
-/// Walks and encodes. `hide` holds present values only.
-pub(super) fn cut(objects: &Objects, tips: &[Oid], hide: &[Oid], max_bytes: u64) -> Result<Cut> {
-    let mut pack = Encoder::new();
-    let mut needed = 0;
-    let walked = walk(objects, tips, hide, &mut |oid, kind, data| {
-        let blob;
-        let data = match data {
-            Some(data) => data,
-            None => {
-                let Some((_, size)) = objects.header(&oid) else { return Ok(Step::Missing) };
-                if size > OBJECT_MAX || size / ZLIB_RATIO_MAX > max_bytes {
-                    needed = pack.size() + size / ZLIB_RATIO_MAX;
-                    return Ok(Step::Stop);
+/// One pack to be cut. `hide` holds present values only.
+pub(super) struct Cutting<'a> {
+    pub git_dir: &'a Path,
+    pub objects: &'a Objects,
+    pub tips: &'a [Oid],
+    pub hide: &'a [Oid],
+    pub inline_max: u64,
+}
+
+/// What the walk fills: the pack itself while it is short, and from then on only the names of its objects.
+enum Filling {
+    Pack(Encoder, Vec<Oid>),
+    Names(Names),
+}
+
+/// Why a walk was stopped.
+#[derive(Clone, Copy)]
+enum Stopped {
+    TooLong(u64),
+    GivenUp,
+}
+
+impl Cutting<'_> {
+    /// Walks and encodes. `long`: where a pack goes that becomes longer than `inline_max`; without it, it may not.
+    pub fn cut(&self, long: Option<&Outgrown>) -> Result<Cut> {
+        let mut filling = Filling::Pack(Encoder::new(), Vec::new());
+        let mut stopped = Stopped::GivenUp;
+        let walked = walk(self.objects, self.tips, self.hide, &mut |oid, kind, data| {
+            let size = match data {
+                Some(data) => data.len() as u64,
+                None => {
+                    let Some((_, size)) = self.objects.header(&oid) else { return Ok(Step::Missing) };
+                    size
                 }
-                let Some((_, data)) = objects.read(&oid) else { return Ok(Step::Missing) };
-                blob = data;
-                &blob
+            };
+            if long.is_some_and(|long| long.progress.is_stopped()) {
+                return Ok(Step::Stop);
+            }
+            if let Filling::Pack(pack, names) = &mut filling {
+                names.push(oid);
+                let fits = data.is_some() || (size <= OBJECT_MAX && size / ZLIB_RATIO_MAX <= self.inline_max);
+                if fits {
+                    let blob = if data.is_none() { self.objects.read(&oid) } else { None };
+                    let Some(data) = data.or(blob.as_ref().map(|(_, data)| &data[..])) else {
+                        return Ok(Step::Missing);
+                    };
+                    pack.add(kind, data)?;
+                }
+                if fits && pack.size() <= self.inline_max {
+                    return Ok(Step::Go);
+                }
+                let Some(long) = long else {
+                    stopped = Stopped::TooLong(pack.size() + if fits { 0 } else { size / ZLIB_RATIO_MAX });
+                    return Ok(Step::Stop);
+                };
+                filling = Filling::Names(Names::begin(&long.file, names)?);
+                return Ok(Step::Go);
+            }
+            if let Filling::Names(names) = &mut filling {
+                names.add(&oid)?;
+            }
+            Ok(Step::Go)
+        })?;
+        Ok(match (walked, filling) {
+            (Walked::Missing(oid), _) => Cut::Missing(oid),
+            (Walked::Stopped, _) => match stopped {
+                Stopped::TooLong(bytes_at_least) => Cut::TooLarge { bytes_at_least },
+                Stopped::GivenUp => bail!("given up, since nobody waits for it any more"),
+            },
+            (Walked::All, Filling::Pack(pack, _)) if pack.objects == 0 => Cut::Empty { used: self.hide.to_vec() },
+            (Walked::All, Filling::Pack(pack, _)) => {
+                let objects = pack.objects;
+                Cut::Pack { bytes: pack.finish()?, used: self.hide.to_vec(), objects }
+            }
+            (Walked::All, Filling::Names(names)) => {
+                self.stream(names, long.expect("names are only listed with a place for the pack"))?
+            }
+        })
+    }
+
+    /// Has `git pack-objects` write exactly the named objects. It finds deltas among them only: what it reuses from the
+    /// store's packs never leans on an object that is not named.
+    fn stream(&self, names: Names, long: &Outgrown) -> Result<Cut> {
+        let (count, names) = names.finish()?;
+        // Anew: the old file's bytes may be a repository's by now.
+        let _ = std::fs::remove_file(&long.file);
+        let open = File::options().read(true).write(true).create_new(true).open(&long.file);
+        let file = open.with_context(|| format!("{} could not be created", long.file.display()))?;
+        let mut git = child::git(self.git_dir);
+        git.args(["pack-objects", "--stdout", "--delta-base-offset", "--threads=1", "--compression=1", "--progress"]);
+        let ended = child::watch(git, names.into(), Some((&file, long.max)), &long.progress)?;
+        let cut = match ended {
+            child::Ended::TooLong(bytes) => Cut::TooLarge { bytes_at_least: bytes },
+            child::Ended::Exited(status, said) => {
+                ensure!(status.success(), "git pack-objects in {}: {said}", self.git_dir.display());
+                self.cut_of(&file, count, long.max)?
             }
         };
-        pack.add(kind, data)?;
-        needed = pack.size();
-        Ok(if pack.size() > max_bytes { Step::Stop } else { Step::Go })
-    })?;
-    Ok(match walked {
-        Walked::Missing(oid) => Cut::Missing(oid),
-        Walked::Stopped => Cut::TooLarge { bytes_at_least: needed },
-        Walked::All if pack.objects == 0 => Cut::Empty { used: hide.to_vec() },
-        Walked::All => {
-            let objects = pack.objects;
-            Cut::Pack { bytes: pack.finish()?, used: hide.to_vec(), objects }
+        if !matches!(cut, Cut::Spooled { .. }) {
+            let _ = std::fs::remove_file(&long.file);
         }
-    })
+        Ok(cut)
+    }
+
+    fn cut_of(&self, file: &File, count: u32, max: u64) -> Result<Cut> {
+        let (bytes, used) = (file.metadata()?.len(), self.hide.to_vec());
+        let (found, sum) = ends(file)?;
+        ensure!(found == count, "git pack-objects wrote {found} objects and should have written {count}");
+        if bytes > max {
+            return Ok(Cut::TooLarge { bytes_at_least: bytes });
+        }
+        if bytes > self.inline_max {
+            return Ok(Cut::Spooled { bytes, sum, used, objects: count });
+        }
+        // With deltas it is short after all.
+        let mut pack = vec![0; bytes as usize];
+        file.read_exact_at(&mut pack, 0)?;
+        Ok(Cut::Pack { bytes: pack, used, objects: count })
+    }
+}
+
+/// How many objects a pack in a file says it has, and the checksum that it ends with. Believes neither.
+pub(super) fn ends(file: &File) -> Result<(u32, Oid)> {
+    let length = file.metadata()?.len();
+    ensure!(length >= (HEADER_BYTES + TRAILER_BYTES) as u64, "{length} bytes are no pack");
+    let (mut head, mut tail) = ([0; HEADER_BYTES], [0; TRAILER_BYTES]);
+    file.read_exact_at(&mut head, 0)?;
+    file.read_exact_at(&mut tail, length - TRAILER_BYTES as u64)?;
+    ensure!(head[..8] == *b"PACK\0\0\0\x02", "it does not start with the header of a version-2 pack");
+    Ok((u32::from_be_bytes(head[8..].try_into().expect("four bytes")), Oid(tail)))
+}
+
+/// The names of a pack's objects, in a file that nobody else sees: there may be millions.
+struct Names {
+    list: BufWriter<File>,
+    count: u32,
+}
+
+impl Names {
+    /// Beside `file`.
+    fn begin(file: &Path, first: &[Oid]) -> Result<Names> {
+        let dir = file.parent().context("a spool is in a directory")?;
+        let list = tempfile::tempfile_in(dir).with_context(|| format!("cannot create a file in {}", dir.display()))?;
+        let mut names = Names { list: BufWriter::new(list), count: 0 };
+        first.iter().try_for_each(|oid| names.add(oid))?;
+        Ok(names)
+    }
+
+    fn add(&mut self, oid: &Oid) -> Result<()> {
+        self.count = self.count.checked_add(1).context("a pack holds less than 4,294,967,296 objects")?;
+        writeln!(self.list, "{oid}").context("the names of a pack's objects cannot be written; check free space")
+    }
+
+    fn finish(self) -> Result<(u32, File)> {
+        let mut list = self.list.into_inner().context("the names of a pack's objects cannot be written")?;
+        list.rewind()?;
+        Ok((self.count, list))
+    }
 }
 
 /// A pack under construction.

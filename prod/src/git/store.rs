@@ -17,7 +17,7 @@ use super::ingest::{self, unique};
 use super::objects::{Objects, parse_tag};
 use super::refs::Refs;
 use super::walk::{Step, Walked, is_ancestor, walk};
-use super::{Cut, Ingested, RefEdit, SetOutcome, pack, sweep};
+use super::{Cut, Ingested, Outgrown, RefEdit, SetOutcome, pack, sweep};
 
 /// Settings of every repository that we serve; [`Store::create`] writes them and `hooks verify` checks the ones that
 /// matter. gc is ours to start; all refs but ours go through the hook; nobody sees `refs/refrain/`.
@@ -129,7 +129,7 @@ impl Store {
             *odb = Some(self.open_odb()?);
         }
         let store = &odb.as_ref().expect("just opened").store;
-        Ok(Objects { handle: store.to_handle_arc() })
+        Ok(Objects { handle: store.to_handle_arc(), progress: None })
     }
 
     fn open_odb(&self) -> Result<Odb> {
@@ -157,15 +157,31 @@ impl Store {
         present
     }
 
-    /// Packs what `tips` need and those of `hide` that are here do not reach.
+    /// Packs what `tips` need and those of `hide` that are here do not reach, in memory.
     pub fn cut_pack(&self, tips: &[Oid], hide: &[Oid], max_bytes: u64) -> Result<Cut> {
-        let objects = self.objects()?;
-        pack::cut(&objects, tips, &self.present(&objects, hide), max_bytes)
+        self.cut(tips, hide, max_bytes, None)
+    }
+
+    /// The same; a pack that is longer than `inline_max` goes into a file.
+    pub fn cut_long_pack(&self, tips: &[Oid], hide: &[Oid], inline_max: u64, long: &Outgrown) -> Result<Cut> {
+        self.cut(tips, hide, inline_max, Some(long))
+    }
+
+    fn cut(&self, tips: &[Oid], hide: &[Oid], inline_max: u64, long: Option<&Outgrown>) -> Result<Cut> {
+        let objects = Objects { progress: long.map(|long| long.progress.clone()), ..self.objects()? };
+        let hide = self.present(&objects, hide);
+        pack::Cutting { git_dir: &self.path, objects: &objects, tips, hide: &hide, inline_max }.cut(long)
     }
 
     /// Brings a pack's objects in: all of them, or none when the pack is not sound.
     pub fn ingest(&self, pack: &[u8]) -> Result<Ingested> {
         ingest::ingest(&self.path, &self.objects()?, pack)
+    }
+
+    /// The same, of a pack in a file, which is never held in memory; with `sum`, it must end with that checksum. The
+    /// repository may come to share the file's bytes with it: whoever writes it again has to remove it first.
+    pub fn ingest_file(&self, pack: &Path, sum: Option<&Oid>) -> Result<Ingested> {
+        ingest::ingest_file(&self.path, &self.objects()?, pack, sum)
     }
 
     /// The first object that `tips` need and that is not here, below those of `hide` that are here. `hide` must hold

@@ -33,6 +33,10 @@ pub(super) fn sweep(git_dir: &Path) -> Result<Vec<String>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with("tmp_objdir-incoming-") || name.starts_with("incoming-") {
             stale.push(entry.path());
+        } else if name == "pack" {
+            // Of a receive-pack, gc or repack that was cut short.
+            let unfinished = |name: &str| ["tmp_", ".tmp-"].iter().any(|start| name.starts_with(start));
+            collect(&entry.path(), &mut |_, name| unfinished(name), &mut stale);
         } else if name.len() == 2 {
             let ours = &mut |_: &Path, name: &str| name.starts_with("tmp_obj_");
             collect(&entry.path(), ours, &mut stale);

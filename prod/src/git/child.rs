@@ -1,0 +1,141 @@
+//! Git's own programs, for packs that are too big for memory: a clean environment, modest limits, and a watch.
+//!
+//! Promises that a child that stands still is ended, and that one whose daemon died ends by itself: it says how far it
+//! is all the time, into a pipe that nobody reads any more. What a child writes goes straight to files.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Progress;
+
+/// A child that neither says nor writes anything for so long is ended. Git speaks each second while it works; a disk
+/// may keep it from that for a while.
+const SILENT_MAX: Duration = Duration::from_secs(120);
+/// How often a child is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How much of the end of what it said is kept, for a message.
+const SAID_MAX: usize = 2 << 10;
+/// Blobs above 4 MiB are streamed and never deltified; windows and caches stay small, and one thread is enough beside
+/// those who serve. Nothing is flushed here: `Store::flush` does it for all.
+const LIMITS: [&str; 8] = [
+    "core.bigFileThreshold=4m",
+    "core.deltaBaseCacheLimit=16m",
+    "core.packedGitLimit=64m",
+    "core.packedGitWindowSize=1m",
+    "core.fsync=none",
+    "pack.windowMemory=16m",
+    "pack.deltaCacheSize=16m",
+    "pack.writeReverseIndex=false",
+];
+
+/// `git` in the repository at `git_dir`, with nothing of this machine's configuration.
+pub(super) fn git(git_dir: &Path) -> Command {
+    let mut git = Command::new("git");
+    git.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", git_dir);
+    git.env("LC_ALL", "C").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_NO_REPLACE_OBJECTS", "1");
+    git.args(["-c", "safe.directory=*"]);
+    for limit in LIMITS {
+        git.args(["-c", limit]);
+    }
+    git.arg("--git-dir").arg(git_dir).current_dir("/");
+    git
+}
+
+/// How a watched child ended.
+pub(super) enum Ended {
+    /// By itself; with the end of what it said.
+    Exited(ExitStatus, String),
+    /// Its output grew above the limit, to so many bytes.
+    TooLong(u64),
+}
+
+/// Runs `command` to its end. `output`: the file that it writes, and how long that may become; what comes after the
+/// last look is noticed by the caller.
+pub(super) fn watch(
+    mut command: Command,
+    input: Stdio,
+    output: Option<(&File, u64)>,
+    progress: &Progress,
+) -> Result<Ended> {
+    let stdout = match output {
+        Some((file, _)) => Stdio::from(file.try_clone()?),
+        None => Stdio::null(),
+    };
+    command.stdin(input).stdout(stdout).stderr(Stdio::piped());
+    let mut child = command.spawn().context("git could not be started; is it installed?")?;
+    let mut stderr = child.stderr.take().expect("it is piped");
+    let (tell, heard) = mpsc::sync_channel::<Vec<u8>>(4);
+    let listener = std::thread::spawn(move || {
+        let mut buffer = [0; 1 << 10];
+        while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+            if tell.send(buffer[..read].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let watched = listen(&heard, output, progress);
+    if !matches!(watched, Ok(Heard::Closed(_))) {
+        // It may have ended this very moment.
+        let _ = child.kill();
+    }
+    drop(heard);
+    let status = child.wait().context("git cannot be waited for")?;
+    let _ = listener.join();
+    Ok(match watched? {
+        Heard::Closed(said) => Ended::Exited(status, said),
+        Heard::TooLong(bytes) => Ended::TooLong(bytes),
+    })
+}
+
+enum Heard {
+    Closed(String),
+    TooLong(u64),
+}
+
+fn listen(heard: &mpsc::Receiver<Vec<u8>>, output: Option<(&File, u64)>, progress: &Progress) -> Result<Heard> {
+    let (mut said, mut last, mut length) = (Vec::new(), Instant::now(), 0);
+    loop {
+        let mut moved = match heard.recv_timeout(LOOK_EVERY) {
+            Ok(words) => {
+                said.extend_from_slice(&words);
+                let from = said.len().saturating_sub(SAID_MAX);
+                said.drain(..from);
+                true
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(Heard::Closed(last_words(&said))),
+            Err(RecvTimeoutError::Timeout) => false,
+        };
+        if let Some((file, max)) = output {
+            let now = file.metadata()?.len();
+            moved |= now != length;
+            length = now;
+            if length > max {
+                return Ok(Heard::TooLong(length));
+            }
+        }
+        if moved {
+            last = Instant::now();
+            progress.more();
+        }
+        if progress.is_stopped() {
+            bail!("given up, since nobody waits for it any more");
+        }
+        if last.elapsed() > SILENT_MAX {
+            bail!("git stood still for {SILENT_MAX:?} and was ended; is the disk at its limit?");
+        }
+    }
+}
+
+/// The lines that are no progress.
+fn last_words(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<&str> = lines.filter(|line| !line.contains("% (") && !line.contains(", done")).collect();
+    lines[lines.len().saturating_sub(3)..].join("; ")
+}
