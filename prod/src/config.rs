@@ -61,8 +61,8 @@ pub struct Push {
     pub timeout: Seconds,
     /// Replicated visibility: shown at the latest then.
     pub flip_timeout: Seconds,
-    /// Not built yet: packs above `inline_max` are refused.
-    pub packdata_max: Option<Size>,
+    /// Packs up to here travel in `packdata`; longer ones are refused.
+    pub packdata_max: Size,
     /// Not built yet: goes with packs that are staged at other sites.
     pub copies: Option<u32>,
 }
@@ -75,7 +75,7 @@ impl Default for Push {
             updates_max: 10_000,
             timeout: Seconds(Duration::from_secs(10)),
             flip_timeout: Seconds(Duration::from_secs(30)),
-            packdata_max: None,
+            packdata_max: Size(1 << 30),
             copies: None,
         }
     }
@@ -169,11 +169,14 @@ pub fn load(path: &Path) -> Result<File> {
 /// Keys that this version accepts and does nothing with, each with what that means.
 pub fn not_built(file: &File) -> Vec<&'static str> {
     let mut words = Vec::new();
-    if file.push.packdata_max.is_some() || file.push.copies.is_some() {
-        words.push("push.packdata_max and push.copies are not built yet: packs above push.inline_max are refused");
+    if file.push.copies.is_some() {
+        words.push("push.copies is not built yet: packs above push.packdata_max are refused");
     }
     words
 }
+
+/// 4,096 chunks of 512 KiB.
+const PACKDATA_MAX: u64 = refrain_core::record::CHUNKS_MAX as u64 * refrain_core::record::CHUNK_BYTES_MAX as u64;
 
 /// What TOML cannot say.
 fn judge(file: &File) -> Result<()> {
@@ -196,6 +199,9 @@ fn judge(file: &File) -> Result<()> {
     }
     if file.push.inline_max.0 > refrain_core::record::PACK_BYTES_MAX as u64 {
         bail!("push.inline_max is above 256 KiB, the most that a record holds");
+    }
+    if file.push.packdata_max.0 > PACKDATA_MAX {
+        bail!("push.packdata_max is above 2 GiB, the most that a record's chunks hold");
     }
     ack(&file.push.ack, file.site.len())?;
     Ok(())
@@ -272,6 +278,7 @@ mod tests {
             ("\"ams\"", "\"AMS\"", "AMS"),
             ("\"1.5s\"", "\"soon\"", "soon"),
             ("\"128KiB\"", "\"1MiB\"", "inline_max"),
+            ("timeout = \"1.5s\"", "packdata_max = \"3GiB\"", "packdata_max"),
             ("timeout = \"1.5s\"", "ack = \"sites:1\"", "sites:1"),
             ("state =", "http = \"0.0.0.0:80\"\nstate =", "loopback"),
             ("state =", "http = \"[::]:80\"\nstate =", "loopback"),

@@ -5,8 +5,10 @@
 //! core bounds its orders (one read and 64 appends a partition), the socket its clients.
 
 mod clients;
+mod fetch;
 mod git;
 mod log;
+mod spool;
 mod test_points;
 mod upkeep;
 
@@ -27,6 +29,7 @@ use refrain_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use clients::{MemberReply, PartitionReply, Request, Response, StatusReply};
+pub use fetch::Peers;
 pub(crate) use git::LIFE;
 pub use git::count_repositories;
 pub use log::LogPort;
@@ -38,7 +41,7 @@ use crate::journal::Journal;
 pub struct Places {
     /// `<repos>/<name>.git`.
     pub repos: PathBuf,
-    /// Journal, lock, removed repositories.
+    /// Journal, lock, spools, removed repositories.
     pub state: PathBuf,
     /// Hook and command line.
     pub socket: PathBuf,
@@ -159,7 +162,7 @@ impl Asker {
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 
 /// Starts a site: takes its lock, opens its journal, sweeps its repositories, listens on its socket.
-pub fn start(config: Config, places: Places, log: LogPort) -> Result<Running> {
+pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Result<Running> {
     for dir in [&places.repos, &places.state] {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     }
@@ -167,7 +170,7 @@ pub fn start(config: Config, places: Places, log: LogPort) -> Result<Running> {
     let journal = Journal::open(&places.state.join("journal.redb"))?;
     let restored = journal.restore()?;
     let (facts, inbox) = mpsc::unbounded_channel();
-    let git = git::GitPort::new(places.clone(), facts.clone())?;
+    let git = git::GitPort::new(places.clone(), peers, facts.clone())?;
     git.sweep()?;
     let clients = clients::listen(&places, facts.clone())?;
     let (is_ready, ready) = watch::channel(false);

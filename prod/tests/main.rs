@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod http;
 mod kill;
+mod large;
 #[cfg(debug_assertions)]
 mod points;
 mod pushes;

@@ -16,7 +16,7 @@ use super::serve::Door;
 use super::workbench::{Bench, Pushed};
 use super::{ask, serve};
 use crate::config::{File, Log, LogKind, Push, SiteConfig};
-use crate::driver::{LogPort, Request, Response, Running};
+use crate::driver::{LogPort, Peers, Request, Response, Running};
 use crate::git::Store;
 use crate::log::EmbeddedLog;
 
@@ -89,8 +89,9 @@ impl Demo {
         let file = configuration(dir);
         let log = LogPort::new(EmbeddedLog::open(&file.log.dir, file.log.partitions)?);
         let started = Instant::now();
-        let sites = serve::start_all(&file, false, &log)?;
-        let doors: Vec<Door> = serve::open_http(&file, &sites).await?.into_iter().flatten().collect();
+        let peers = Peers::default();
+        let sites = serve::start_all(&file, false, &log, &peers)?;
+        let doors: Vec<Door> = serve::open_http(&file, &sites, &peers).await?.into_iter().flatten().collect();
         for site in &sites {
             site.ready().await?;
         }

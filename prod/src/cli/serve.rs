@@ -1,5 +1,6 @@
 //! `refrain serve`: the sites of the configuration file, until a signal.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::BadConfig;
 use crate::config::{self, File, LogKind};
-use crate::driver::{self, LogPort, Places, Running};
+use crate::driver::{self, LogPort, Peers, Places, Running};
 use crate::http::{self, Server, Serving};
 use crate::log::EmbeddedLog;
 
@@ -36,8 +37,9 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
             format!("the log has {has} partitions, log.partitions says {says}: it is frozen when the log is created");
         return Err(anyhow::anyhow!(why).context(BadConfig));
     }
-    let sites = start_all(file, take_over, &log)?;
-    let doors = open_http(file, &sites).await?;
+    let peers = Peers::default();
+    let sites = start_all(file, take_over, &log, &peers)?;
+    let doors = open_http(file, &sites, &peers).await?;
     let stop = sites.iter().map(Running::stopper).collect::<Vec<_>>();
     let mut tasks = JoinSet::new();
     for (running, door) in sites.into_iter().zip(doors) {
@@ -76,7 +78,7 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
 }
 
 /// Starts every site of the file on one log.
-pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort) -> Result<Vec<Running>> {
+pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort, peers: &Peers) -> Result<Vec<Running>> {
     let members: Vec<SiteId> = file.site.iter().map(|site| SiteId::parse(&site.name)).collect::<Result<_, _>>()?;
     let exe = std::env::current_exe().context("cannot find this program's own path, which the hooks call")?;
     let mut sites = Vec::new();
@@ -84,6 +86,7 @@ pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort) -> Result<V
         let mut config = Config::new(members[at].clone(), members.clone(), file.log.partitions);
         config.ack = config::ack(&file.push.ack, members.len())?;
         config.inline_max = file.push.inline_max.0;
+        config.pack_max = file.push.packdata_max.0;
         config.updates_max = file.push.updates_max;
         config.push_timeout = file.push.timeout.0;
         config.flip_timeout = file.push.flip_timeout.0;
@@ -91,7 +94,8 @@ pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort) -> Result<V
         config.take_over = take_over || file.log.kind == LogKind::Embedded;
         let places =
             Places { repos: site.repos.clone(), state: site.state.clone(), socket: site.socket(), exe: exe.clone() };
-        let running = driver::start(config, places, log.clone()).with_context(|| format!("site {}", site.name))?;
+        let running = driver::start(config, places, log.clone(), peers.clone());
+        let running = running.with_context(|| format!("site {}", site.name))?;
         sites.push(running);
     }
     Ok(sites)
@@ -104,11 +108,12 @@ pub(super) struct Door {
     pub server: Server,
 }
 
-/// Listens for each site that has an address configured.
-pub(super) async fn open_http(file: &File, sites: &[Running]) -> Result<Vec<Option<Door>>> {
+/// Listens for each site that has an address configured, and tells `peers` where each is reached.
+pub(super) async fn open_http(file: &File, sites: &[Running], peers: &Peers) -> Result<Vec<Option<Door>>> {
     let all: Vec<_> = sites.iter().map(Running::asker).collect();
-    let mut doors = Vec::new();
+    let (mut doors, mut urls) = (Vec::new(), BTreeMap::new());
     for (site, asker) in file.site.iter().zip(&all) {
+        urls.extend(site.url.clone().map(|url| (asker.site().clone(), url)));
         let Some(addr) = site.http else {
             doors.push(None);
             continue;
@@ -118,8 +123,10 @@ pub(super) async fn open_http(file: &File, sites: &[Running]) -> Result<Vec<Opti
         let repos = site.repos.canonicalize().with_context(|| format!("cannot find {}", site.repos.display()))?;
         let serving = Serving { own: asker.clone(), all: all.clone(), repos, home: site.state.clone() };
         let url = site.url.clone().unwrap_or_else(|| format!("http://{addr}"));
+        urls.entry(asker.site().clone()).or_insert_with(|| url.clone());
         doors.push(Some(Door { addr, url, server: Server::start(bound, serving) }));
     }
+    peers.tell(urls);
     Ok(doors)
 }
 

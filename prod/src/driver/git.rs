@@ -3,20 +3,26 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use refrain_core::ids::{Digest, Offset, Oid, Op};
-use refrain_core::names::{RefName, RepoName};
+use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{Edit, GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
 use refrain_core::record::Have;
 use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
 
+use super::fetch::{Ask, Peers, fetch};
+use super::spool::Spools;
 use super::{Fact, Places, test_points};
-use crate::git::{Cut, Ingested, RefEdit, SetOutcome, Store, hooks};
+use crate::git::{Cut, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks};
 
 /// Names the life of a repository, beside Git's own files. Written last when a repository is made.
 pub(crate) const LIFE: &str = "refrain-incarnation";
+
+/// How often a pack that is being cut says so: well below `push.timeout`, which it prolongs.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// One site's repositories.
 #[derive(Clone)]
@@ -24,6 +30,8 @@ pub(super) struct GitPort {
     places: Arc<Places>,
     facts: mpsc::UnboundedSender<Fact>,
     stores: Arc<Mutex<BTreeMap<RepoName, Arc<Store>>>>,
+    spools: Spools,
+    peers: Peers,
     pub(super) gates: Gates,
 }
 
@@ -38,10 +46,11 @@ impl Gates {
 }
 
 impl GitPort {
-    pub(super) fn new(places: Places, facts: mpsc::UnboundedSender<Fact>) -> Result<Self> {
+    pub(super) fn new(places: Places, peers: Peers, facts: mpsc::UnboundedSender<Fact>) -> Result<Self> {
         let repos = places.repos.canonicalize().with_context(|| format!("cannot find {}", places.repos.display()))?;
         let places = Arc::new(Places { repos, ..places });
-        Ok(Self { places, facts, stores: Arc::default(), gates: Gates::default() })
+        let spools = Spools::new(&places.state);
+        Ok(Self { places, facts, stores: Arc::default(), spools, peers, gates: Gates::default() })
     }
 
     fn path(&self, repo: &RepoName) -> PathBuf {
@@ -50,6 +59,7 @@ impl GitPort {
 
     /// Clears what a crash left in every repository, and renews the hooks: program and socket may have moved.
     pub(super) fn sweep(&self) -> Result<()> {
+        self.spools.sweep()?;
         for path in repositories(&self.places.repos)? {
             let store = Store::open(&path)?;
             for line in store.sweep()? {
@@ -70,36 +80,16 @@ impl GitPort {
     }
 
     pub(super) fn execute(&self, effect: GitEffect) {
+        if let GitEffect::DropSpool { spool } = effect {
+            // In order with what follows; only the slow part is done elsewhere.
+            drop(tokio::task::spawn_blocking(self.spools.take_away(spool)));
+            return;
+        }
         let port = self.clone();
         tokio::task::spawn_blocking(move || {
-            let place = match &effect {
-                GitEffect::Prepare { .. } => "prepare",
-                GitEffect::Receive { .. } => "ingest",
-                GitEffect::SetRefs { .. } => "set-refs",
-                GitEffect::Flush { .. } => "flush",
-                GitEffect::Fetch { .. }
-                | GitEffect::EnsureRepo { .. }
-                | GitEffect::DigestRefs { .. }
-                | GitEffect::ReadSpool { .. }
-                | GitEffect::WriteSpool { .. }
-                | GitEffect::DropSpool { .. }
-                | GitEffect::ReadRefs { .. } => "other",
-            };
+            let (place, repo) = place(&effect);
             test_points::pass(&format!("before-{place}"));
-            let gate = match &effect {
-                GitEffect::Prepare { repo, .. }
-                | GitEffect::Receive { repo, .. }
-                | GitEffect::SetRefs { repo, .. }
-                | GitEffect::EnsureRepo { repo, .. } => Some(port.gates.of(&port.path(repo))),
-                // These change nothing that repacking minds.
-                GitEffect::Flush { .. }
-                | GitEffect::Fetch { .. }
-                | GitEffect::DigestRefs { .. }
-                | GitEffect::ReadSpool { .. }
-                | GitEffect::WriteSpool { .. }
-                | GitEffect::DropSpool { .. }
-                | GitEffect::ReadRefs { .. } => None,
-            };
+            let gate = repo.map(|repo| port.gates.of(&port.path(repo)));
             let passing = gate.as_ref().map(|gate| gate.read().unwrap_or_else(std::sync::PoisonError::into_inner));
             let Some(input) = port.answer(effect) else { return };
             drop(passing);
@@ -111,26 +101,40 @@ impl GitPort {
 
     fn answer(&self, effect: GitEffect) -> Option<GitInput> {
         Some(match effect {
-            GitEffect::Prepare { op, repo, updates, offered, inline_max, .. } => {
-                let outcome = self.prepare(&repo, &updates, &offered, inline_max);
-                let outcome = outcome.unwrap_or_else(|why| Prepared::Failed(format!("{why:#}")));
-                GitInput::Prepared { op, outcome }
+            GitEffect::Prepare { op, repo, updates, offered, inline_max, pack_max, spool } => {
+                let progress = self.spools.begin(spool);
+                let beat = self.beat(op, progress.clone());
+                let long = Outgrown { file: self.spools.path(spool), max: pack_max, progress };
+                let outcome = self.prepare(&repo, &updates, &offered, inline_max, &long);
+                beat.abort();
+                self.spools.end(spool);
+                GitInput::Prepared { op, outcome: outcome.unwrap_or_else(|why| Prepared::Failed(format!("{why:#}"))) }
             }
+            GitEffect::ReadSpool { op, spool, at, len } => {
+                let read = self.spools.read(spool, at, len);
+                GitInput::SpoolRead { op, bytes: read.inspect_err(|why| tracing::error!("{why:#}")).ok() }
+            }
+            GitEffect::WriteSpool { op, spool, at, pieces } => {
+                self.done(op, "a pack from the log", self.spools.write(spool, at, &pieces))
+            }
+            GitEffect::DropSpool { .. } => return None,
             GitEffect::Receive { op, repo, pack, tips, hide, keep } => {
-                let pack = match pack {
-                    Some(PackSource::Inline(pack)) => Some(pack),
-                    Some(PackSource::Spool(..)) => return Some(GitInput::Received { op, outcome: Received::Corrupt }),
-                    None => None,
-                };
-                let outcome = self.receive(&repo, pack.as_deref(), &tips, &hide, keep);
+                let outcome = self.receive(&repo, pack, &tips, &hide, keep);
                 let outcome = outcome.unwrap_or_else(|why| {
                     tracing::error!(%repo, "objects could not be written or read: {why:#}");
                     Received::Failed
                 });
                 GitInput::Received { op, outcome }
             }
-            // Sites have no way to ask each other yet; every push's objects are in its record.
-            GitEffect::Fetch { op, .. } => GitInput::Done { op, ok: false },
+            GitEffect::Fetch { op, repo, from, tips, haves } => {
+                let begun = std::time::Instant::now();
+                let fetched = self.fetch(&repo, &from, &tips, &haves);
+                match &fetched {
+                    Ok(bytes) => tracing::info!(%repo, %from, bytes, "objects fetched in {:.1?}", begun.elapsed()),
+                    Err(why) => tracing::warn!(%repo, %from, "objects could not be fetched: {why:#}"),
+                }
+                GitInput::Done { op, ok: fetched.is_ok() }
+            }
             GitEffect::SetRefs { op, repo, edits, release } => {
                 let results = self.set_refs(&repo, &edits, &release).unwrap_or_else(|why| {
                     tracing::error!(%repo, "refs could not be set: {why:#}");
@@ -163,9 +167,22 @@ impl GitPort {
                     repos.iter().filter(|repo| self.path(repo).exists()).try_for_each(|repo| self.store(repo)?.flush());
                 self.done(op, "flushing repositories", done)
             }
-            GitEffect::ReadSpool { op, .. } => GitInput::SpoolRead { op, bytes: None },
-            GitEffect::WriteSpool { op, .. } => GitInput::Done { op, ok: false },
-            GitEffect::DropSpool { .. } => return None,
+        })
+    }
+
+    /// Says each second that a pack is still being cut, as long as that goes on.
+    fn beat(&self, op: Op, progress: Arc<Progress>) -> tokio::task::JoinHandle<()> {
+        let facts = self.facts.clone();
+        tokio::spawn(async move {
+            let mut seen = progress.done();
+            loop {
+                tokio::time::sleep(BEAT).await;
+                let now = progress.done();
+                if now != seen && facts.send(Fact::Input(Input::Git(GitInput::Preparing { op }))).is_err() {
+                    return;
+                }
+                seen = now;
+            }
         })
     }
 
@@ -205,7 +222,8 @@ impl GitPort {
         repo: &RepoName,
         updates: &[(Option<Oid>, Option<Oid>)],
         offered: &[Have],
-        pack_max: u64,
+        inline_max: u64,
+        long: &Outgrown,
     ) -> Result<Prepared> {
         let store = self.store(repo)?;
         let mut forced = Vec::new();
@@ -218,10 +236,12 @@ impl GitPort {
         let tips: Vec<Oid> = updates.iter().filter_map(|(_, new)| *new).collect();
         let hide: Vec<Oid> = offered.iter().map(|have| have.value).collect();
         let used = |used: Vec<Oid>| offered.iter().filter(|have| used.contains(&have.value)).cloned().collect();
-        Ok(match store.cut_pack(&tips, &hide, pack_max)? {
-            Cut::Spooled { .. } => anyhow::bail!("no file was named"),
+        Ok(match store.cut_long_pack(&tips, &hide, inline_max, long)? {
             Cut::Pack { bytes, used: values, .. } => {
                 Prepared::Pack { pack: Arc::from(bytes), used: used(values), forced }
+            }
+            Cut::Spooled { bytes, sum, used: values, .. } => {
+                Prepared::Spooled { bytes, sum, used: used(values), forced }
             }
             Cut::Empty { used: values } => Prepared::Pack { pack: Arc::from([]), used: used(values), forced },
             Cut::TooLarge { bytes_at_least } => Prepared::TooLarge { bytes: bytes_at_least },
@@ -232,17 +252,23 @@ impl GitPort {
     fn receive(
         &self,
         repo: &RepoName,
-        pack: Option<&[u8]>,
+        pack: Option<PackSource>,
         tips: &[Oid],
         hide: &[Hide],
         keep: Option<Offset>,
     ) -> Result<Received> {
         let store = self.store(repo)?;
-        if let Some(pack) = pack {
-            match store.ingest(pack)? {
-                Ingested::Done { .. } => {}
-                Ingested::MissingBase(oid) => return Ok(Received::Missing(oid)),
-                Ingested::Corrupt(why) => anyhow::bail!("the pack in the record is damaged: {why}"),
+        let ingested = match pack {
+            Some(PackSource::Inline(pack)) => Some(store.ingest(&pack)?),
+            Some(PackSource::Spool(spool, sum)) => Some(store.ingest_file(&self.spools.path(spool), Some(&sum))?),
+            None => None,
+        };
+        match ingested {
+            None | Some(Ingested::Done { .. }) => {}
+            Some(Ingested::MissingBase(oid)) => return Ok(Received::Missing(oid)),
+            Some(Ingested::Corrupt(why)) => {
+                tracing::error!(%repo, "a pack from the log is damaged: {why}");
+                return Ok(Received::Corrupt);
             }
         }
         let mut stops = Vec::new();
@@ -264,6 +290,32 @@ impl GitPort {
             }
         }
         Ok(Received::Complete)
+    }
+
+    /// One request to one peer; what comes is taken in as it would be from the log.
+    fn fetch(&self, repo: &RepoName, from: &SiteId, wants: &[Oid], haves: &[RefName]) -> Result<u64> {
+        let url = self.peers.url(from).context("no address of that site is configured")?;
+        let store = self.store(repo)?;
+        let mut shown = Vec::new();
+        for name in haves {
+            // A value whose object is gone would promise what is not here.
+            shown.extend(store.read_ref(name.as_str())?.filter(|value| store.has(value)));
+        }
+        shown.sort_unstable();
+        shown.dedup();
+        let (scratch, file) = self.spools.scratch("fetched")?;
+        let ask = Ask { url, repo, wants, haves: &shown };
+        let bytes = {
+            let mut file = std::io::BufWriter::new(file);
+            let bytes = tokio::runtime::Handle::current().block_on(fetch(&ask, &mut file))?;
+            std::io::Write::flush(&mut file).context("the pack cannot be written; check free space")?;
+            bytes
+        };
+        match store.ingest_file(scratch.path(), None)? {
+            Ingested::Done { .. } => Ok(bytes),
+            Ingested::MissingBase(oid) => anyhow::bail!("the pack that came leans on {oid}, which is not here"),
+            Ingested::Corrupt(why) => anyhow::bail!("the pack that came is damaged: {why}"),
+        }
     }
 
     fn set_refs(&self, repo: &RepoName, edits: &[Edit], release: &[Offset]) -> Result<Vec<RefSet>> {
@@ -327,6 +379,21 @@ impl GitPort {
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
         std::fs::write(path.join(LIFE), format!("{}\n", shape.incarnation))?;
         Ok(())
+    }
+}
+
+/// What tests call the order, and the repository that must not be repacked meanwhile.
+fn place(effect: &GitEffect) -> (&'static str, Option<&RepoName>) {
+    match effect {
+        GitEffect::Prepare { repo, .. } => ("prepare", Some(repo)),
+        GitEffect::Receive { repo, .. } => ("ingest", Some(repo)),
+        GitEffect::Fetch { repo, .. } => ("fetch", Some(repo)),
+        GitEffect::SetRefs { repo, .. } => ("set-refs", Some(repo)),
+        GitEffect::EnsureRepo { repo, .. } => ("other", Some(repo)),
+        GitEffect::Flush { .. } => ("flush", None),
+        GitEffect::ReadSpool { .. } => ("spool-read", None),
+        GitEffect::WriteSpool { .. } => ("spool-write", None),
+        GitEffect::DropSpool { .. } | GitEffect::DigestRefs { .. } | GitEffect::ReadRefs { .. } => ("other", None),
     }
 }
 

@@ -17,8 +17,10 @@ use super::recover::{Segment, io, recover};
 use super::writer::{Request, Writer};
 use super::{AppendOutcome, KEY_MAX, LogError, LogRecord, ReadBatch, Result, TOPICS, VALUE_MAX, offline};
 
-/// Newest records kept in memory, a partition.
-const TAIL_BYTES_MAX: usize = 16 << 20;
+/// Newest records kept in memory, of all partitions of a topic together; what is older is read from its segment. Sites
+/// that keep up read `pushdata` from here; chunks are read once each, a little later, and mostly from the page cache.
+const PUSHDATA_TAIL_MAX: usize = 32 << 20;
+const OTHER_TAIL_MAX: usize = 8 << 20;
 /// Appends that may wait for the writer, and bytes that they may hold; at either limit `append` waits its turn.
 const QUEUE_MAX: usize = 1_024;
 const QUEUE_KIB_MAX: usize = 64 * 1_024;
@@ -86,6 +88,8 @@ pub(super) struct Part {
     pub dir: PathBuf,
     pub state: Mutex<State>,
     pub end: watch::Sender<u64>,
+    /// Bytes of its newest records that are kept in memory.
+    pub tail_max: usize,
 }
 
 #[derive(Default)]
@@ -97,10 +101,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn push_tail(&mut self, record: LogRecord) {
+    /// The next record; the oldest ones go, as long as there are more than `max` bytes.
+    pub fn push_tail(&mut self, record: LogRecord, max: usize) {
         self.tail_bytes += record.key.len() + record.value.len();
         self.tail.push_back(record);
-        while self.tail_bytes > TAIL_BYTES_MAX
+        while self.tail_bytes > max
             && let Some(oldest) = self.tail.pop_front()
         {
             self.tail_bytes -= oldest.key.len() + oldest.value.len();
@@ -157,12 +162,19 @@ impl EmbeddedLog {
         };
         let (mut parts, mut tails) = (BTreeMap::new(), BTreeMap::new());
         for (topic, many) in TOPICS {
-            for partition in 0..if many { meta.partitions } else { 1 } {
+            let partitions = if many { meta.partitions } else { 1 };
+            let tails_max = if topic == "pushdata" { PUSHDATA_TAIL_MAX } else { OTHER_TAIL_MAX };
+            for partition in 0..partitions {
                 let part_dir = dir.join(format!("{topic}-{partition}"));
                 let found = recover(&part_dir, id)?;
                 let state = State { segments: found.segments, ..State::default() };
                 let end = watch::Sender::new(found.end);
-                let part = Arc::new(Part { dir: part_dir, state: Mutex::new(state), end });
+                let part = Arc::new(Part {
+                    dir: part_dir,
+                    state: Mutex::new(state),
+                    end,
+                    tail_max: tails_max / partitions as usize,
+                });
                 parts.insert((topic.to_owned(), partition), part);
                 tails.insert((topic.to_owned(), partition), (found.end, found.last_time));
             }

@@ -98,7 +98,7 @@ impl Writer {
                 let offsets: Vec<u64> = records.iter().map(|r| r.offset).collect();
                 let end = offsets.last().map_or(0, |last| last + 1);
                 let mut state = part.state.lock().expect("no panic while held");
-                records.into_iter().for_each(|record| state.push_tail(record));
+                records.into_iter().for_each(|record| state.push_tail(record, part.tail_max));
                 // Shown before it is answered, so that who has an offset can read it.
                 part.end.send_replace(end);
                 drop(state);
