@@ -67,7 +67,7 @@ fn pushes_of_megabytes_reach_every_site_over_paths_and_http() {
     let by_http = world.http_client("bob", "r");
     by_http.run(&["pull", "-q", "syd", "main"]);
     for (count, (client, site, files, bytes)) in
-        [(&ann, "ams", 1, 3 << 20), (&by_http, "sfo", 300, 10 << 10), (&ann, "syd", 8, 5 << 20)].into_iter().enumerate()
+        [(&ann, "ams", 1, 3 << 20), (&by_http, "sfo", 300, 10 << 10), (&ann, "syd", 8, 3 << 20)].into_iter().enumerate()
     {
         client.run(&["pull", "-q", "--rebase", "ams", "main"]);
         let tip = commit(client, files, bytes, count as u64);
@@ -78,7 +78,7 @@ fn pushes_of_megabytes_reach_every_site_over_paths_and_http() {
     }
     let chunks = chunks(&world, "r");
     assert_eq!(chunks.len(), 4);
-    assert!(chunks[0] == 0 && chunks[1] >= 6 && chunks[2] >= 6 && chunks[3] >= 80, "{chunks:?}");
+    assert!(chunks[0] == 0 && chunks[1] >= 6 && chunks[2] >= 6 && chunks[3] >= 48, "{chunks:?}");
     no_spool_is_left(&world);
     clean(&world, "r");
     // A deletion, and a push whose objects every site has, still go without a pack.
@@ -141,34 +141,28 @@ fn a_daemon_killed_at_any_step_of_a_long_push_goes_on_and_the_retry_succeeds() {
     world.set_env("REFRAIN_TEST_DIE", order.to_str().expect("UTF-8"));
     let (mut daemon, ann) = world_with_main(&world, "r");
     let mut acked = Vec::new();
-    // A push of 3 MB has 6 or 7 chunks; each other site writes them to a spool in two or more pieces.
+    // A push of 1.2 MiB has three chunks; each other site writes them to a spool in one piece or more.
     let points = [
-        "before-prepare:1",
         "after-prepare:1",
         "before-spool-read:1",
         "after-spool-read:3",
         "before-chunk:1",
         "after-chunk:1",
-        "before-chunk:4",
-        "after-chunk:6",
+        "after-chunk:3",
         "before-append:1",
         "after-append:1",
-        "after-verdict:1",
         "after-verdict:3",
         "before-spool-write:1",
         "after-spool-write:2",
-        "before-ingest:1",
         "before-ingest:2",
         "before-proof:2",
-        "after-ingest:2",
         "after-ingest:3",
         "after-set-refs:2",
         "before-reply:1",
-        "after-flush:1",
         "before-commit:2",
     ];
     for (count, point) in points.iter().enumerate() {
-        let tip = commit(&ann, 1, 3 << 20, count as u64);
+        let tip = commit(&ann, 1, 1200 << 10, count as u64);
         let site = SITES[count % 3];
         std::fs::write(&order, point).expect("written");
         let first = ann.push(site, &["main"]);

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -19,8 +20,12 @@ use super::Progress;
 const SILENT_MAX: Duration = Duration::from_secs(120);
 /// How often a child is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Why an operation ended that was told to.
+pub(super) const GIVEN_UP: &str = "given up, since nobody waits for it any more";
 /// How much of the end of what it said is kept, for a message.
 const SAID_MAX: usize = 2 << 10;
+/// Children at once in this process; one more waits until another ends, which each does.
+const CHILDREN_MAX: usize = 4;
 /// Blobs above 4 MiB are streamed and never deltified; windows and caches stay small, and one thread is enough beside
 /// those who serve. Nothing is flushed here: `Store::flush` does it for all.
 const LIMITS: [&str; 8] = [
@@ -47,6 +52,34 @@ pub(super) fn git(git_dir: &Path) -> Command {
     git
 }
 
+static CHILDREN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// A place among the children that run; given back when dropped.
+struct Place;
+
+impl Place {
+    /// Waits for one. Whoever waits for `progress` waits on: those before it get on, or are ended.
+    fn wait(progress: &Progress) -> Result<Place> {
+        let mut running = CHILDREN.0.lock().expect("no thread panics while it counts");
+        while *running >= CHILDREN_MAX {
+            if progress.is_stopped() {
+                bail!("{GIVEN_UP}");
+            }
+            progress.more();
+            running = CHILDREN.1.wait_timeout(running, LOOK_EVERY).expect("no thread panics while it counts").0;
+        }
+        *running += 1;
+        Ok(Place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *CHILDREN.0.lock().expect("no thread panics while it counts") -= 1;
+        CHILDREN.1.notify_one();
+    }
+}
+
 /// How a watched child ended.
 pub(super) enum Ended {
     /// By itself; with the end of what it said.
@@ -63,6 +96,7 @@ pub(super) fn watch(
     output: Option<(&File, u64)>,
     progress: &Progress,
 ) -> Result<Ended> {
+    let _place = Place::wait(progress)?;
     let stdout = match output {
         Some((file, _)) => Stdio::from(file.try_clone()?),
         None => Stdio::null(),
@@ -124,7 +158,7 @@ fn listen(heard: &mpsc::Receiver<Vec<u8>>, output: Option<(&File, u64)>, progres
             progress.more();
         }
         if progress.is_stopped() {
-            bail!("given up, since nobody waits for it any more");
+            bail!("{GIVEN_UP}");
         }
         if last.elapsed() > SILENT_MAX {
             bail!("git stood still for {SILENT_MAX:?} and was ended; is the disk at its limit?");

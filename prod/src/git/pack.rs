@@ -92,7 +92,7 @@ impl Cutting<'_> {
             (Walked::Missing(oid), _) => Cut::Missing(oid),
             (Walked::Stopped, _) => match stopped {
                 Stopped::TooLong(bytes_at_least) => Cut::TooLarge { bytes_at_least },
-                Stopped::GivenUp => bail!("given up, since nobody waits for it any more"),
+                Stopped::GivenUp => bail!("{}", child::GIVEN_UP),
             },
             (Walked::All, Filling::Pack(pack, _)) if pack.objects == 0 => Cut::Empty { used: self.hide.to_vec() },
             (Walked::All, Filling::Pack(pack, _)) => {
