@@ -24,6 +24,8 @@ use tokio::time::timeout;
 
 /// A peer that sends nothing for so long is given up; upload-pack speaks every 5 s while it searches.
 const SILENT_MAX: Duration = Duration::from_secs(30);
+/// How long after the start the sites' addresses are known; sites begin to work a moment before.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// Most bytes of one answer: no push is as large, and a peer that never ends must not fill the disk.
 const BYTES_MAX: u64 = 64 << 30;
 /// How much of a refusal is repeated in a message.
@@ -39,7 +41,12 @@ impl Peers {
         self.0.get_or_init(|| urls);
     }
 
+    /// Waits a moment for a start that is under way.
     pub(super) fn url(&self, site: &SiteId) -> Option<&str> {
+        let begun = std::time::Instant::now();
+        while self.0.get().is_none() && begun.elapsed() < TOLD_WITHIN {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         self.0.get()?.get(site).map(String::as_str)
     }
 }
