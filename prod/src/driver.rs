@@ -5,6 +5,8 @@
 //! core bounds its orders (one read and 64 appends a partition), the socket its clients.
 
 mod clients;
+#[cfg(debug_assertions)]
+mod faults;
 mod git;
 mod log;
 mod test_points;
@@ -184,7 +186,7 @@ pub fn start(config: Config, places: Places, log: LogPort) -> Result<Running> {
         facts: facts.clone(),
         journal: Arc::new(journal),
         git,
-        log,
+        log: log.of(&site),
         pushes: BTreeMap::new(),
         orders: BTreeMap::new(),
         last_id: 0,

@@ -6,11 +6,16 @@ mod client;
 mod demo;
 mod http;
 mod kill;
+mod oracle;
 #[cfg(debug_assertions)]
 mod points;
 mod pushes;
 mod rebuild;
 mod serve;
 mod settings;
+#[cfg(debug_assertions)]
+mod torture;
+#[cfg(debug_assertions)]
+mod torturer;
 mod upkeep;
 mod world;

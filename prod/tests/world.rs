@@ -151,6 +151,13 @@ impl World {
         Client::new(&self.path("clients").join(who), &remotes)
     }
 
+    /// A working copy that reaches `ams` and so on by their paths, and `ams-http` and so on by HTTP.
+    pub fn both_ways_client(&self, who: &str, name: &str) -> Client {
+        let paths = SITES.map(|site| (site.to_string(), self.repo(site, name).display().to_string()));
+        let urls = SITES.map(|site| (format!("{site}-http"), self.url(site, name)));
+        Client::new(&self.path("clients").join(who), &[paths, urls].concat())
+    }
+
     /// Git inside a site's repository, as its operator would run it.
     pub fn git_at(&self, site: &str, name: &str, args: &[&str]) -> Output {
         let mut git = Command::new("git");
