@@ -216,12 +216,20 @@ impl std::fmt::Display for Locked {
 
 impl std::error::Error for Locked {}
 
+/// How long a lock is waited for. A daemon that was killed while it started a program leaves a child that holds its
+/// locks until it becomes that program: milliseconds, or more on a busy machine.
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(3);
+
 fn lock(state: &Path) -> Result<File> {
     let path = state.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        let why = format!("{} is locked: another refrain runs this site; stop it first", state.display());
-        return Err(Locked(why).into());
+    let until = std::time::Instant::now() + LOCK_WAIT;
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if std::time::Instant::now() > until {
+            let why = format!("{} is locked: another refrain runs this site; stop it first", state.display());
+            return Err(Locked(why).into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(file)
 }

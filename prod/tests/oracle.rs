@@ -108,6 +108,10 @@ fn in_order(history: &History, acked: &[Acked]) {
     let mut last: BTreeMap<(usize, &str), usize> = BTreeMap::new();
     for push in acked {
         let from = last.entry((push.client, &push.name)).or_default();
+        if *from == 0 && push.value.is_none() {
+            // Git sends the deletion of what is not there, and before its first step a ref is not.
+            continue;
+        }
         let at = history.position(&push.name, &push.value, *from);
         *from = at.unwrap_or_else(|| {
             panic!("{push:?} was acknowledged, and is not in {:#?} from {from} on", history.chains.get(&push.name))

@@ -39,7 +39,8 @@ fn kill_again_and_again(world: &World, dice: &mut Dice, kills: u64) -> Duration 
             _ => {
                 daemon.wait_ready(SITES.len());
                 slowest = slowest.max(begun.elapsed());
-                std::thread::sleep(Duration::from_millis(50 + dice.roll(1_000)));
+                let short = dice.roll(4) > 0;
+                std::thread::sleep(Duration::from_millis(30 + dice.roll(if short { 300 } else { 1_200 })));
             }
         }
         daemon.kill();

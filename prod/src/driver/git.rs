@@ -51,16 +51,21 @@ impl GitPort {
     /// Clears what a crash left in every repository, and renews the hooks: program and socket may have moved.
     pub(super) fn sweep(&self) -> Result<()> {
         for path in repositories(&self.places.repos)? {
-            let store = Store::open(&path)?;
-            for line in store.sweep()? {
-                tracing::info!("{line}");
+            // One that cannot be served does not keep the site from serving the others.
+            if let Err(why) = self.sweep_one(&path) {
+                tracing::error!("{why:#}");
             }
-            if path.join(LIFE).exists() {
-                // Without a child process each, since there may be many; upkeep looks closer at once.
-                if let Err(why) = hooks::install(&path, &self.places.exe, &self.places.socket) {
-                    tracing::error!("{why:#}");
-                }
-            }
+        }
+        Ok(())
+    }
+
+    fn sweep_one(&self, path: &Path) -> Result<()> {
+        for line in Store::open(path)?.sweep()? {
+            tracing::info!("{line}");
+        }
+        if path.join(LIFE).exists() {
+            // Without a child process each, since there may be many; upkeep looks closer at once.
+            hooks::install(path, &self.places.exe, &self.places.socket)?;
         }
         Ok(())
     }
@@ -292,6 +297,7 @@ impl GitPort {
                 SetOutcome::Refused { actual } => RefSet::Refused { actual },
                 SetOutcome::Failed(why) => {
                     store.release_lock(edit.name.as_str());
+                    store.release_lock("packed-refs");
                     tracing::warn!(%repo, name = %edit.name, "a ref could not be set: {why}");
                     RefSet::Failed
                 }
@@ -324,9 +330,20 @@ impl GitPort {
         }
         store.set_head(shape.head.as_str())?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
-        std::fs::write(path.join(LIFE), format!("{}\n", shape.incarnation))?;
+        if life != wanted {
+            write_life(&path, &format!("{}\n", shape.incarnation))?;
+        }
         Ok(())
     }
+}
+
+/// In one step: a repository with refs and without the mark would be taken for somebody else's.
+fn write_life(path: &Path, text: &str) -> Result<()> {
+    let new = path.join(format!("{LIFE}.new"));
+    std::fs::write(&new, text)?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, path.join(LIFE))?;
+    Ok(())
 }
 
 /// One keep ref a tip, since one push may have several.

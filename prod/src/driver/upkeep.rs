@@ -112,7 +112,12 @@ fn has_grown(path: &Path) -> Option<String> {
 
 fn repack(path: &Path) -> Result<()> {
     git(path, &["repack", "-q", "-d", "-l", "-A", &format!("--unpack-unreachable={PRUNE_AGE}")])?;
-    git(path, &["prune", &format!("--expire={PRUNE_AGE}")])
+    git(path, &["prune", &format!("--expire={PRUNE_AGE}")])?;
+    // Git's gc may have written one, and it must not name commits that are gone.
+    if ["commit-graph", "commit-graphs"].iter().any(|name| path.join("objects/info").join(name).exists()) {
+        git(path, &["commit-graph", "write", "--reachable"])?;
+    }
+    Ok(())
 }
 
 fn git(path: &Path, args: &[&str]) -> Result<()> {

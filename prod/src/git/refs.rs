@@ -2,7 +2,7 @@
 //!
 //! Follows Git's own locking (`<ref>.lock` by exclusive creation, `packed-refs.lock` around every deletion), so it may
 //! run beside `git` in the same repository. Promises that a ref moves only from the value named. Runs no hooks, writes
-//! no reflog, flushes nothing. Symbolic refs other than HEAD are never written through.
+//! no reflog, flushes nothing. Symbolic refs other than HEAD count as absent and are never written through.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -201,19 +201,14 @@ impl Refs<'_> {
         }
     }
 
-    /// The value under the lock or before it. `Err`: neither old nor new, or not ours to change.
+    /// The value under the lock or before it. `Err`: neither old nor new.
     fn compare(&self, edit: &RefEdit) -> Result<bool, SetOutcome> {
         let failed = |e: anyhow::Error| SetOutcome::Failed(format!("{e:#}"));
         let actual = match self.loose(&edit.name).map_err(failed)? {
             Loose::Direct(oid) => Some(oid),
             Loose::Absent => self.packed(&edit.name).map_err(failed)?,
-            Loose::Symbolic(target) => {
-                let text = format!(
-                    "{} is a symbolic ref to {target}, which is not replicated; delete it with git symbolic-ref -d",
-                    edit.name
-                );
-                return Err(SetOutcome::Failed(text));
-            }
+            // Not replicated, so no value of a ref; a decided one takes its place, and its target stays as it is.
+            Loose::Symbolic(_) => None,
         };
         if actual == edit.new {
             Ok(false)
