@@ -71,6 +71,15 @@ fn a_site_whose_state_is_locked_exits_75_even_with_a_log_of_its_own() {
 }
 
 #[test]
+fn two_sites_do_not_share_their_repositories() {
+    let world = World::new();
+    edit(&world, &format!("repos = {:?}", world.repos("sfo")), &format!("repos = {:?}", world.repos("ams")));
+    let refused = world.refrain(&["serve"]);
+    assert_eq!(refused.status.code(), Some(75), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("ams/repos is locked"), "{}", text(&refused.stderr));
+}
+
+#[test]
 fn an_unknown_key_exits_78_and_names_key_and_file() {
     let world = World::new();
     edit(&world, "[push]", "[push]\ntimout = \"3s\"");

@@ -289,20 +289,25 @@ impl GitPort {
                 }
             }
         }
-        Ok(results
-            .into_iter()
-            .zip(edits)
-            .map(|(result, edit)| match result {
+        let mut failed = Vec::new();
+        let mut answers = Vec::new();
+        for (result, edit) in results.into_iter().zip(edits) {
+            answers.push(match result {
                 SetOutcome::Done => RefSet::Done,
                 SetOutcome::Refused { actual } => RefSet::Refused { actual },
                 SetOutcome::Failed(why) => {
                     store.release_lock(edit.name.as_str());
-                    store.release_lock("packed-refs");
-                    tracing::warn!(%repo, name = %edit.name, "a ref could not be set: {why}");
+                    failed.push((&edit.name, why));
                     RefSet::Failed
                 }
-            })
-            .collect())
+            });
+        }
+        if let Some((name, why)) = failed.first() {
+            store.release_lock("packed-refs");
+            let others = failed.len() - 1;
+            tracing::warn!(%repo, %name, others, "a ref could not be set and is tried again: {why}");
+        }
+        Ok(answers)
     }
 
     /// A repository of another life is moved into the state directory, never deleted.
@@ -328,7 +333,7 @@ impl GitPort {
         if life.is_none() && !other_life && !store.refs()?.is_empty() {
             anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
         }
-        store.set_head(shape.head.as_str())?;
+        store.set_head(shape.head.as_str()).inspect_err(|_| store.release_lock("HEAD"))?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
         if life != wanted {
             write_life(&path, &format!("{}\n", shape.incarnation))?;

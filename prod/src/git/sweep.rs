@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::ingest::WORK_DIR;
+use super::refs::{MARKED_LOCK, Refs};
 
 /// How long a single ref's lock is held at most where nobody is at work: one is written and renamed in milliseconds.
 const LOCK_HELD: Duration = Duration::from_secs(2);
@@ -23,6 +24,14 @@ const PACKED_HELD: Duration = Duration::from_secs(30);
 pub(super) fn sweep(git_dir: &Path) -> Result<Vec<String>> {
     let mut said = Vec::new();
     sweep_keeps(git_dir, &mut said);
+    if (Refs { git_dir }).bury_packed_lock() {
+        said.push(format!("{}: the lock that a dead refrain held on packed-refs was removed", git_dir.display()));
+    }
+    for entry in fs::read_dir(git_dir).with_context(|| format!("{} cannot be listed", git_dir.display()))?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(MARKED_LOCK) {
+            remove(&entry.path(), &mut said);
+        }
+    }
     let mut stale: Vec<PathBuf> =
         ["packed-refs.lock", "packed-refs.new", "HEAD.lock", "config.lock", WORK_DIR].map(|n| git_dir.join(n)).into();
     collect(&git_dir.join("refs"), &mut |path, name| name.ends_with(".lock") || is_empty_ref(path), &mut stale);
