@@ -9,7 +9,6 @@ mod demo;
 #[cfg(debug_assertions)]
 mod faulty;
 mod http;
-mod kill;
 mod oracle;
 #[cfg(debug_assertions)]
 mod points;
