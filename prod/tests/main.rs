@@ -5,6 +5,7 @@ mod aggregate;
 mod behind;
 mod checker;
 mod client;
+mod damaged;
 mod demo;
 #[cfg(debug_assertions)]
 mod faulty;
