@@ -100,8 +100,7 @@ fn a_branch_that_became_a_directory_or_a_symbolic_ref_is_put_back() {
         assert!(done.status.success(), "{}", text(&done.stderr));
     }
     settled(&world, "r");
-    let is_symbolic =
-        || world.git_at("syd", "r", &["symbolic-ref", "-q", "refs/heads/topic"]).status.success();
+    let is_symbolic = || world.git_at("syd", "r", &["symbolic-ref", "-q", "refs/heads/topic"]).status.success();
     crate::world::eventually("it is a ref of its own again", || !is_symbolic());
     assert!(since.elapsed() < PUT_BACK_WITHIN, "put back after {:?}", since.elapsed());
 }

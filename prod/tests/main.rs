@@ -13,8 +13,8 @@ mod http;
 mod oracle;
 #[cfg(debug_assertions)]
 mod points;
-mod pushes;
 mod processes;
+mod pushes;
 mod rebuild;
 #[cfg(debug_assertions)]
 mod replicated;

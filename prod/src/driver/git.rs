@@ -296,14 +296,15 @@ impl GitPort {
                 SetOutcome::Done => RefSet::Done,
                 SetOutcome::Refused { actual } => RefSet::Refused { actual },
                 SetOutcome::Failed(why) => {
-                    store.release_lock(edit.name.as_str());
                     failed.push((&edit.name, why));
                     RefSet::Failed
                 }
             });
         }
         if let Some((name, why)) = failed.first() {
-            store.release_lock("packed-refs");
+            let mut names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+            names.push("packed-refs");
+            store.release_locks(&names);
             let others = failed.len() - 1;
             tracing::warn!(%repo, %name, others, "a ref could not be set and is tried again: {why}");
         }
@@ -333,7 +334,7 @@ impl GitPort {
         if life.is_none() && !other_life && !store.refs()?.is_empty() {
             anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
         }
-        store.set_head(shape.head.as_str()).inspect_err(|_| store.release_lock("HEAD"))?;
+        store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
         if life != wanted {
             write_life(&path, &format!("{}\n", shape.incarnation))?;

@@ -177,8 +177,10 @@ impl Refs<'_> {
 
     fn transact(&self, edits: &[RefEdit], chosen: &[usize], atomic: bool, outcomes: &mut [Option<SetOutcome>]) {
         let mut held = Vec::new();
+        // One wait for all: a predecessor may have died with hundreds of locks.
+        let deadline = Instant::now() + REF_LOCK_WAIT;
         for index in chosen {
-            match self.lock_and_check(&edits[*index]) {
+            match self.lock_and_check(&edits[*index], deadline) {
                 Ok(Some(ready)) => held.push((*index, ready)),
                 Ok(None) => outcomes[*index] = Some(SetOutcome::Done),
                 Err(outcome) => {
@@ -230,7 +232,7 @@ impl Refs<'_> {
     }
 
     /// `Ok(None)`: the ref has its new value already.
-    fn lock_and_check<'a>(&self, edit: &'a RefEdit) -> Result<Option<Held<'a>>, SetOutcome> {
+    fn lock_and_check<'a>(&self, edit: &'a RefEdit, deadline: Instant) -> Result<Option<Held<'a>>, SetOutcome> {
         check_name(&edit.name).map_err(SetOutcome::Failed)?;
         let mut content = edit.new.map(|oid| oid.to_string()).unwrap_or_default();
         content.push('\n');
@@ -238,7 +240,7 @@ impl Refs<'_> {
             return Ok(None);
         }
         let path = self.git_dir.join(format!("{}.lock", edit.name));
-        let lock = take_lock(path, content.as_bytes(), REF_LOCK_WAIT, &edit.name).map_err(SetOutcome::Failed)?;
+        let lock = take_lock(path, content.as_bytes(), deadline, &edit.name).map_err(SetOutcome::Failed)?;
         if !self.compare(edit)? {
             return Ok(None);
         }
@@ -348,8 +350,9 @@ impl Refs<'_> {
     pub fn set_head(&self, target: &str) -> Result<()> {
         check_name(target).map_err(anyhow::Error::msg)?;
         let content = format!("ref: {target}\n");
-        let lock = take_lock(self.git_dir.join("HEAD.lock"), content.as_bytes(), REF_LOCK_WAIT, "HEAD")
-            .map_err(anyhow::Error::msg)?;
+        let lock =
+            take_lock(self.git_dir.join("HEAD.lock"), content.as_bytes(), Instant::now() + REF_LOCK_WAIT, "HEAD")
+                .map_err(anyhow::Error::msg)?;
         lock.commit(|lock| fs::rename(lock, self.git_dir.join("HEAD"))).context("HEAD could not be put in place")
     }
 }
@@ -377,8 +380,7 @@ fn parse_loose(bytes: &[u8]) -> Loose {
     Oid::parse(text).map_or(Loose::Absent, Loose::Direct)
 }
 
-fn take_lock(path: PathBuf, content: &[u8], wait: Duration, what: &str) -> Result<Lock, String> {
-    let deadline = Instant::now() + wait;
+fn take_lock(path: PathBuf, content: &[u8], deadline: Instant, what: &str) -> Result<Lock, String> {
     loop {
         let error = match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(mut file) => {
