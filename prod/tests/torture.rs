@@ -1,7 +1,7 @@
 //! The torture: many clients push in every way to every site while the daemon is killed again and again and operators
 //! keep house; afterwards everything that was ever said to a client is held against the log and all sites.
 //!
-//! `REFRAIN_TEST_KILLS` and `REFRAIN_TEST_CLIENTS` make it longer and wider, `REFRAIN_TEST_SEED` repeats the dice.
+//! With the 41 kills of `points.rs` there are more than a hundred in every run. `REFRAIN_TEST_KILLS` and `REFRAIN_TEST_CLIENTS` make it longer and wider, `REFRAIN_TEST_SEED` repeats the dice.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +84,7 @@ fn keep_house(world: &World, dice: &mut Dice) {
 #[test]
 fn whatever_clients_were_told_is_true_at_every_site_however_often_the_daemon_is_killed() {
     let seed = number("REFRAIN_TEST_SEED", u64::from(std::process::id()));
-    let (kills, clients) = (number("REFRAIN_TEST_KILLS", 100), number("REFRAIN_TEST_CLIENTS", 6) as usize);
+    let (kills, clients) = (number("REFRAIN_TEST_KILLS", 60), number("REFRAIN_TEST_CLIENTS", 6) as usize);
     println!("REFRAIN_TEST_SEED={seed} REFRAIN_TEST_KILLS={kills} REFRAIN_TEST_CLIENTS={clients}");
     let mut dice = Dice(seed);
     let mut world = World::with_http();

@@ -87,7 +87,8 @@ impl Torturer<'_> {
                 value: value.clone(),
                 told: told(line),
                 saw: line.and_then(saw),
-                atomic,
+                // What this site showed already was not sent again, and so is no part of this push.
+                atomic: atomic.filter(|_| line.is_none_or(|line| line.flag != '=')),
             });
         }
         if !pushed.ok {
