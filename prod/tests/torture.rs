@@ -1,7 +1,8 @@
 //! The torture: many clients push in every way to every site while the daemon is killed again and again and operators
 //! keep house; afterwards everything that was ever said to a client is held against the log and all sites.
 //!
-//! With the 41 kills of `points.rs` there are more than a hundred in every run. `REFRAIN_TEST_KILLS` and `REFRAIN_TEST_CLIENTS` make it longer and wider, `REFRAIN_TEST_SEED` repeats the dice.
+//! With the 41 kills of `points.rs` there are more than a hundred in every run. `REFRAIN_TEST_KILLS` and
+//! `REFRAIN_TEST_CLIENTS` make it longer and wider, `REFRAIN_TEST_SEED` repeats the dice.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
