@@ -1,7 +1,7 @@
 //! Remembers every answer that a torture's clients got, and judges the log and all sites by it.
 //!
-//! A ref of a push was told to be done, was refused for certain, or nobody knows. What is done is in the ref's chain, in
-//! the order in which each client was told; what was refused is nowhere; an atomic push is there as a whole or not.
+//! A ref of a push was told to be done, was refused for certain, or nobody knows. What is done is in the ref's chain,
+//! in the order in which each client was told; what was refused is nowhere; an atomic push is there as a whole or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! One client of the torture: pushes of every kind, over paths and HTTP, retried by fetch and rebase, each answer noted.
+//! One client of the torture: pushes of every kind, over paths and HTTP, retried by fetch and rebase, each answer
+//! noted.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! What the embedded log hardly ever does and Kafka does: answers that are lost, appends that come late or twice, another
-//! daemon of the same site; and logs that were truncated, re-created or put back.
+//! What the embedded log hardly ever does and Kafka does: answers that are lost, appends that come late or twice,
+//! another daemon of the same site; and logs that were truncated, re-created or put back.
 
 use std::path::Path;
 use std::time::Duration;

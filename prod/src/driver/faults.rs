@@ -1,10 +1,10 @@
 //! A log that misbehaves on a test's order, between a site and the embedded log. A release build has none of it.
 //!
-//! The environment's `REFRAIN_TEST_FAULTS` names a file of lines `<fault> <what> <site>`, in force while they are there.
-//! What: `reads` of pushes, `reports` of progress, `pushes` and `chunks` to be appended, `publications`. Faults:
-//! `stall` waits; `refuse` does nothing and says so; `lose` does nothing, `unsure` does it, `late` does it once the line
-//! is gone, and all three say that nobody knows; `twice` does it twice; `fence` has another instance of the site start
-//! before it. Reads can only stall. Kafka can do all of these, and the embedded log next to none.
+//! The environment's `REFRAIN_TEST_FAULTS` names a file of lines `<fault> <what> <site>`, in force while they are
+//! there. What: `reads` of pushes, `reports` of progress, `pushes` and `chunks` to be appended, `publications`. Faults:
+//! `stall` waits; `refuse` does nothing and says so; `lose` does nothing, `unsure` does it, `late` does it once the
+//! line is gone, and all three say that nobody knows; `twice` does it twice; `fence` has another instance of the site
+//! start before it. Reads can only stall. Kafka can do all of these, and the embedded log next to none.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -308,8 +308,8 @@ impl Refs<'_> {
         }
     }
 
-    /// Takes away the lock of packed-refs if a refrain that is dead took it. Whoever runs holds the repositories' lock, so
-    /// another one's mark is a corpse's. Says whether it did.
+    /// Takes away the lock of packed-refs if a refrain that is dead took it. Whoever runs holds the repositories' lock,
+    /// so another one's mark is a corpse's. Says whether it did.
     pub fn bury_packed_lock(&self) -> bool {
         static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let _alone = ONE_AT_A_TIME.lock().expect("no thread panics while it looks");

@@ -17,8 +17,8 @@ use super::refs::{MARKED_LOCK, Refs};
 const LOCK_HELD: Duration = Duration::from_secs(2);
 /// And where somebody is.
 const LOCK_HELD_MAX: Duration = Duration::from_secs(5);
-/// The lock of packed-refs is held while the whole file is written anew: 0.8 s for 773,000 refs when measured, more on a
-/// slow disk.
+/// The lock of packed-refs is held while the whole file is written anew: 0.8 s for 773,000 refs when measured, more on
+/// a slow disk.
 const PACKED_HELD: Duration = Duration::from_secs(30);
 
 pub(super) fn sweep(git_dir: &Path) -> Result<Vec<String>> {
