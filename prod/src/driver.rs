@@ -5,6 +5,8 @@
 //! core bounds its orders (one read and 64 appends a partition), the socket its clients.
 
 mod clients;
+#[cfg(debug_assertions)]
+mod faults;
 mod fetch;
 mod git;
 mod log;
@@ -166,7 +168,7 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
     for dir in [&places.repos, &places.state] {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     }
-    let lock = lock(&places.state)?;
+    let locks = [lock(&places.state, "lock")?, lock(&places.repos, ".refrain.lock")?];
     let journal = Journal::open(&places.state.join("journal.redb"))?;
     let restored = journal.restore()?;
     let (facts, inbox) = mpsc::unbounded_channel();
@@ -187,13 +189,13 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
         facts: facts.clone(),
         journal: Arc::new(journal),
         git,
-        log,
+        log: log.of(&site),
         pushes: BTreeMap::new(),
         orders: BTreeMap::new(),
         last_id: 0,
         is_ready,
         ended: None,
-        _lock: lock,
+        _locks: locks,
         clients,
     };
     let upkeep = tokio::spawn(upkeep::run(task.git.clone()));
@@ -217,12 +219,20 @@ impl std::fmt::Display for Locked {
 
 impl std::error::Error for Locked {}
 
-fn lock(state: &Path) -> Result<File> {
-    let path = state.join("lock");
+/// How long a lock is waited for. A daemon that was killed while it started a program leaves a child that holds its
+/// locks until it becomes that program: milliseconds, or more on a busy machine.
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+fn lock(dir: &Path, name: &str) -> Result<File> {
+    let path = dir.join(name);
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        let why = format!("{} is locked: another refrain runs this site; stop it first", state.display());
-        return Err(Locked(why).into());
+    let until = std::time::Instant::now() + LOCK_WAIT;
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if std::time::Instant::now() > until {
+            let why = format!("{} is locked: another refrain runs a site there; stop it first", dir.display());
+            return Err(Locked(why).into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(file)
 }
@@ -263,7 +273,7 @@ struct Task {
     last_id: u64,
     is_ready: watch::Sender<bool>,
     ended: Option<Ended>,
-    _lock: File,
+    _locks: [File; 2],
     clients: clients::Listening,
 }
 

@@ -84,3 +84,23 @@ fn one_of_two_thousand_packed_refs_is_found_and_put_back() {
     settled(&world, "r");
     assert!(since.elapsed() < PUT_BACK_WITHIN, "put back after {:?}", since.elapsed());
 }
+
+#[test]
+fn a_branch_that_became_a_directory_or_a_symbolic_ref_is_put_back() {
+    let world = World::new();
+    let _daemon = world.serve();
+    let (_, tip) = pushed(&world);
+    let since = Instant::now();
+    for (site, args) in [
+        ("sfo", &["update-ref", "-d", "refs/heads/topic"][..]),
+        ("sfo", &["update-ref", "refs/heads/topic/below", &tip]),
+        ("syd", &["symbolic-ref", "refs/heads/topic", "refs/heads/main"]),
+    ] {
+        let done = world.git_at(site, "r", args);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    }
+    settled(&world, "r");
+    let is_symbolic = || world.git_at("syd", "r", &["symbolic-ref", "-q", "refs/heads/topic"]).status.success();
+    crate::world::eventually("it is a ref of its own again", || !is_symbolic());
+    assert!(since.elapsed() < PUT_BACK_WITHIN, "put back after {:?}", since.elapsed());
+}

@@ -17,6 +17,8 @@ pub struct Line {
     pub name: String,
     /// What stands in the brackets after `[remote rejected]`, or the summary.
     pub reason: String,
+    /// All that Git says behind the refs: `1a2b3c4..5d6e7f8`, `[new branch]`, `[remote rejected] (…)`.
+    pub summary: String,
 }
 
 #[derive(Debug, Clone)]
@@ -120,5 +122,6 @@ fn line_of(line: &str) -> Option<Line> {
     let mut parts = line.splitn(3, '\t');
     let (flag, refs, summary) = (parts.next()?, parts.next()?, parts.next()?);
     let reason = summary.split_once('(').map_or(summary, |(_, rest)| rest.strip_suffix(')').unwrap_or(rest));
-    Some(Line { flag: flag.chars().next()?, name: refs.rsplit(':').next()?.to_string(), reason: reason.to_string() })
+    let (name, reason, summary) = (refs.rsplit(':').next()?.into(), reason.into(), summary.into());
+    Some(Line { flag: flag.chars().next()?, name, reason, summary })
 }

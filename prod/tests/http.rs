@@ -121,6 +121,30 @@ fn a_long_negotiation_is_sent_in_gzip_and_understood() {
 }
 
 #[test]
+fn nothing_of_the_daemons_environment_reaches_git() {
+    let mut world = World::with_http();
+    for (key, value) in [
+        ("GIT_DIR", "/nowhere"),
+        ("GIT_OBJECT_DIRECTORY", "/nowhere"),
+        ("GIT_CONFIG_COUNT", "2"),
+        ("GIT_CONFIG_KEY_0", "receive.maxInputSize"),
+        ("GIT_CONFIG_VALUE_0", "1"),
+        ("GIT_CONFIG_KEY_1", "uploadpack.hideRefs"),
+        ("GIT_CONFIG_VALUE_1", "refs"),
+    ] {
+        world.set_env(key, value);
+    }
+    let _daemon = world.serve();
+    world.create("r");
+    let ann = world.http_client("ann", "r");
+    ann.commit("a", "one");
+    ann.push("sfo", &["main"]).expect_ok();
+    settled(&world, "r");
+    let bob = world.http_client("bob", "r");
+    bob.run(&["pull", "-q", "syd", "main"]);
+}
+
+#[test]
 fn the_probe_and_broken_bodies_get_an_answer() {
     let (world, _daemon, _ann) = world_with_main();
     assert_eq!(post(&world, "ams", "receive-pack", "", b"0000").0, 200);

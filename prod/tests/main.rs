@@ -1,17 +1,31 @@
 //! Tests of the real `refrain` binary with the real `git`: pushes, refusals, kills, and what is left afterwards.
 
+#[cfg(debug_assertions)]
+mod aggregate;
 mod behind;
 mod checker;
 mod client;
+mod damaged;
 mod demo;
+#[cfg(debug_assertions)]
+mod faulty;
 mod http;
-mod kill;
 mod large;
+mod oracle;
 #[cfg(debug_assertions)]
 mod points;
+mod processes;
 mod pushes;
 mod rebuild;
+#[cfg(debug_assertions)]
+mod replicated;
 mod serve;
 mod settings;
+#[cfg(debug_assertions)]
+mod torture;
+#[cfg(debug_assertions)]
+mod torturer;
+#[cfg(debug_assertions)]
+mod unknown;
 mod upkeep;
 mod world;

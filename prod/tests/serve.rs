@@ -30,12 +30,53 @@ fn a_second_serve_on_the_same_directories_exits_75() {
 }
 
 #[test]
+fn a_lock_that_a_killed_daemons_child_still_holds_for_a_moment_is_waited_for() {
+    let world = World::new();
+    world.serve().kill();
+    let locks = [world.log_dir().join("lock"), world.state("syd").join("lock")].map(|path| {
+        let lock = std::fs::File::open(path).expect("it is there");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("it is free");
+        lock
+    });
+    let mut daemon = world.spawn();
+    for lock in locks {
+        assert!(daemon.exited(std::time::Duration::from_millis(400)).is_none(), "{}", world.messages());
+        drop(lock);
+    }
+    daemon.wait_ready(3);
+}
+
+#[test]
+fn a_repository_that_cannot_be_served_is_named_and_keeps_nobody_else_from_being_served() {
+    let world = World::new();
+    assert_eq!(world.serve().terminate(), 0);
+    let made = world.git_at("ams", "wide", &["init", "-q", "--bare", "--object-format=sha256"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let daemon = world.serve();
+    assert!(world.messages().contains("wide.git uses SHA-256 object ids"), "{}", world.messages());
+    world.create("r");
+    let ann = world.client("ann", "r");
+    ann.commit("a", "one");
+    ann.push("ams", &["main"]).expect_ok();
+    assert_eq!(daemon.terminate(), 0);
+}
+
+#[test]
 fn a_site_whose_state_is_locked_exits_75_even_with_a_log_of_its_own() {
     let world = World::new();
     let _first = world.serve();
     edit(&world, "/log\"", "/log2\"");
     let second = world.refrain(&["serve"]);
     assert_eq!(second.status.code(), Some(75), "{}", text(&second.stderr));
+}
+
+#[test]
+fn two_sites_do_not_share_their_repositories() {
+    let world = World::new();
+    edit(&world, &format!("repos = {:?}", world.repos("sfo")), &format!("repos = {:?}", world.repos("ams")));
+    let refused = world.refrain(&["serve"]);
+    assert_eq!(refused.status.code(), Some(75), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("ams/repos is locked"), "{}", text(&refused.stderr));
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn a_lost_setting_or_hook_is_put_right_while_the_daemon_runs_and_at_its_start() 
     ann.commit("a", "two");
     ann.push("sfo", &["main"]).expect_refused("refs/heads/main", "");
     eventually("both are put right", || covered(&world, "ams") && covered(&world, "sfo"));
-    assert!(world.messages().contains("receive.procReceiveRefs is not"), "{}", world.messages());
+    eventually("it is said", || world.messages().contains("receive.procReceiveRefs is not"));
     ann.push("sfo", &["main"]).expect_ok();
     settled(&world, "r");
     assert_eq!(daemon.terminate(), 0);

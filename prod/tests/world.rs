@@ -66,7 +66,6 @@ impl World {
     }
 
     /// What the daemon finds in its environment from now on.
-    #[cfg_attr(not(debug_assertions), expect(dead_code, reason = "only debug builds have test points"))]
     pub fn set_env(&mut self, key: &str, value: &str) {
         self.env.retain(|(known, _)| known != key);
         self.env.push((key.into(), value.into()));
@@ -149,6 +148,13 @@ impl World {
     pub fn http_client(&self, who: &str, name: &str) -> Client {
         let remotes = SITES.map(|site| (site.to_string(), self.url(site, name)));
         Client::new(&self.path("clients").join(who), &remotes)
+    }
+
+    /// A working copy that reaches `ams` and so on by their paths, and `ams-http` and so on by HTTP.
+    pub fn both_ways_client(&self, who: &str, name: &str) -> Client {
+        let paths = SITES.map(|site| (site.to_string(), self.repo(site, name).display().to_string()));
+        let urls = SITES.map(|site| (format!("{site}-http"), self.url(site, name)));
+        Client::new(&self.path("clients").join(who), &[paths, urls].concat())
     }
 
     /// Git inside a site's repository, as its operator would run it.

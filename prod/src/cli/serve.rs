@@ -14,7 +14,7 @@ use super::BadConfig;
 use crate::config::{self, File, LogKind};
 use crate::driver::{self, LogPort, Peers, Places, Running};
 use crate::http::{self, Server, Serving};
-use crate::log::EmbeddedLog;
+use crate::log::{EmbeddedLog, LogError};
 
 pub(super) fn run(path: Option<&Path>, take_over: bool) -> Result<u8> {
     let path = config::locate(path);
@@ -30,7 +30,7 @@ pub(super) fn run(path: Option<&Path>, take_over: bool) -> Result<u8> {
 async fn serve(file: &File, take_over: bool) -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let log = LogPort::new(EmbeddedLog::open(&file.log.dir, file.log.partitions)?);
+    let log = LogPort::new(open_log(file)?);
     if log.partitions() != file.log.partitions {
         let (has, says) = (log.partitions(), file.log.partitions);
         let why =
@@ -73,6 +73,19 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
         }
         if stopping {
             stop.iter().for_each(|stop| stop());
+        }
+    }
+}
+
+/// Opens the log; one that a daemon just killed has left locked for a moment is waited for.
+fn open_log(file: &File) -> Result<EmbeddedLog> {
+    let until = std::time::Instant::now() + driver::LOCK_WAIT;
+    loop {
+        match EmbeddedLog::open(&file.log.dir, file.log.partitions) {
+            Err(LogError::Locked(_)) if std::time::Instant::now() < until => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            other => return Ok(other?),
         }
     }
 }

@@ -61,16 +61,21 @@ impl GitPort {
     pub(super) fn sweep(&self) -> Result<()> {
         self.spools.sweep()?;
         for path in repositories(&self.places.repos)? {
-            let store = Store::open(&path)?;
-            for line in store.sweep()? {
-                tracing::info!("{line}");
+            // One that cannot be served does not keep the site from serving the others.
+            if let Err(why) = self.sweep_one(&path) {
+                tracing::error!("{why:#}");
             }
-            if path.join(LIFE).exists() {
-                // Without a child process each, since there may be many; upkeep looks closer at once.
-                if let Err(why) = hooks::install(&path, &self.places.exe, &self.places.socket) {
-                    tracing::error!("{why:#}");
-                }
-            }
+        }
+        Ok(())
+    }
+
+    fn sweep_one(&self, path: &Path) -> Result<()> {
+        for line in Store::open(path)?.sweep()? {
+            tracing::info!("{line}");
+        }
+        if path.join(LIFE).exists() {
+            // Without a child process each, since there may be many; upkeep looks closer at once.
+            hooks::install(path, &self.places.exe, &self.places.socket)?;
         }
         Ok(())
     }
@@ -337,19 +342,26 @@ impl GitPort {
                 }
             }
         }
-        Ok(results
-            .into_iter()
-            .zip(edits)
-            .map(|(result, edit)| match result {
+        let mut failed = Vec::new();
+        let mut answers = Vec::new();
+        for (result, edit) in results.into_iter().zip(edits) {
+            answers.push(match result {
                 SetOutcome::Done => RefSet::Done,
                 SetOutcome::Refused { actual } => RefSet::Refused { actual },
                 SetOutcome::Failed(why) => {
-                    store.release_lock(edit.name.as_str());
-                    tracing::warn!(%repo, name = %edit.name, "a ref could not be set: {why}");
+                    failed.push((&edit.name, why));
                     RefSet::Failed
                 }
-            })
-            .collect())
+            });
+        }
+        if let Some((name, why)) = failed.first() {
+            let mut names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+            names.push("packed-refs");
+            store.release_locks(&names);
+            let others = failed.len() - 1;
+            tracing::warn!(%repo, %name, others, "a ref could not be set and is tried again: {why}");
+        }
+        Ok(answers)
     }
 
     /// A repository of another life is moved into the state directory, never deleted.
@@ -375,9 +387,11 @@ impl GitPort {
         if life.is_none() && !other_life && !store.refs()?.is_empty() {
             anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
         }
-        store.set_head(shape.head.as_str())?;
+        store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
-        std::fs::write(path.join(LIFE), format!("{}\n", shape.incarnation))?;
+        if life != wanted {
+            write_life(&path, &format!("{}\n", shape.incarnation))?;
+        }
         Ok(())
     }
 }
@@ -395,6 +409,15 @@ fn place(effect: &GitEffect) -> (&'static str, Option<&RepoName>) {
         GitEffect::WriteSpool { .. } => ("spool-write", None),
         GitEffect::DropSpool { .. } | GitEffect::DigestRefs { .. } | GitEffect::ReadRefs { .. } => ("other", None),
     }
+}
+
+/// In one step: a repository with refs and without the mark would be taken for somebody else's.
+fn write_life(path: &Path, text: &str) -> Result<()> {
+    let new = path.join(format!("{LIFE}.new"));
+    std::fs::write(&new, text)?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, path.join(LIFE))?;
+    Ok(())
 }
 
 /// One keep ref a tip, since one push may have several.

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use refrain_core::aggregator::Published;
 use refrain_core::ids::Offset;
+use refrain_core::names::SiteId;
 use refrain_core::port::{Input, LogEffect, LogInput, Read, Topic, Value};
 use refrain_core::progress::Report;
 use refrain_core::record;
 use tokio::sync::{Mutex, mpsc};
 
+#[cfg(debug_assertions)]
+use super::faults;
 use super::{Fact, test_points};
 use crate::log::{AppendOutcome, EmbeddedLog, LogRecord, ReadBatch};
 
@@ -18,9 +21,12 @@ const READ_BYTES_MAX: usize = 4 << 20;
 /// The log as sites see it.
 #[derive(Clone)]
 pub struct LogPort {
-    log: EmbeddedLog,
+    pub(super) log: EmbeddedLog,
     /// Held over look and append of a compare-and-append. This process owns the log, so nobody else appends.
     compare: Arc<Mutex<()>>,
+    /// Whose orders these are; only tests care.
+    #[cfg_attr(not(debug_assertions), expect(dead_code, reason = "only debug builds have faults"))]
+    pub(super) site: Arc<str>,
 }
 
 fn place(topic: Topic) -> (&'static str, u32) {
@@ -35,7 +41,12 @@ fn place(topic: Topic) -> (&'static str, u32) {
 impl LogPort {
     /// For all sites of this process.
     pub fn new(log: EmbeddedLog) -> Self {
-        Self { log, compare: Arc::default() }
+        Self { log, compare: Arc::default(), site: Arc::from("") }
+    }
+
+    /// For the orders of `site`.
+    pub(super) fn of(self, site: &SiteId) -> Self {
+        Self { site: Arc::from(site.as_str()), ..self }
     }
 
     /// How many partitions the log was created with.
@@ -47,13 +58,34 @@ impl LogPort {
         let port = self.clone();
         let facts = facts.clone();
         tokio::spawn(async move {
-            let input = port.answer(effect).await;
+            let place = test_points::place_of(&effect);
+            test_points::pass_log(false, place);
+            let input = port.carry_out(effect).await;
+            test_points::pass_log(true, place);
             // A daemon that has ended waits for no answer.
             let _ = facts.send(Fact::Input(Input::Log(input)));
         });
     }
 
-    async fn answer(&self, effect: LogEffect) -> LogInput {
+    #[cfg(debug_assertions)]
+    async fn carry_out(&self, effect: LogEffect) -> LogInput {
+        let what = faults::what(&effect);
+        let input = match faults::strike(self, &effect).await {
+            Some(input) => input,
+            None => self.answer(effect).await,
+        };
+        if what == Some("reads") {
+            faults::stall("reads", &self.site).await;
+        }
+        input
+    }
+
+    #[cfg(not(debug_assertions))]
+    async fn carry_out(&self, effect: LogEffect) -> LogInput {
+        self.answer(effect).await
+    }
+
+    pub(super) async fn answer(&self, effect: LogEffect) -> LogInput {
         match effect {
             LogEffect::Read { op, topic, from, max, wait } => {
                 let (name, partition) = place(topic);
@@ -86,15 +118,7 @@ impl LogPort {
                         Ok(_) | Err(_) => return LogInput::AppendRefused { op },
                     }
                 }
-                let place = match topic {
-                    Topic::PushData(_) if value.windows(13).any(|part| part == b"\"kind\":\"push\"") => "append",
-                    Topic::Progress => "report",
-                    Topic::PackData(_) => "chunk",
-                    Topic::PushData(_) | Topic::Replicated => "other",
-                };
-                test_points::pass(&format!("before-{place}"));
                 let outcome = self.log.append(name, partition, key.as_bytes(), value).await;
-                test_points::pass(&format!("after-{place}"));
                 match outcome {
                     AppendOutcome::Done { offset } => LogInput::Appended { op, offset: Offset(offset) },
                     AppendOutcome::Refused(why) => {

@@ -21,3 +21,42 @@ pub(crate) fn pass(name: &str) {
 /// Nothing.
 #[cfg(not(debug_assertions))]
 pub(crate) fn pass(_name: &str) {}
+
+/// Passes the place before (`after`: behind) an order to the log.
+#[cfg(debug_assertions)]
+pub(super) fn pass_log(after: bool, place: &str) {
+    pass(&format!("{}-{place}", if after { "after" } else { "before" }));
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+pub(super) fn pass_log(_after: bool, _place: &str) {}
+
+/// What an order to the log is to the tests.
+#[cfg(debug_assertions)]
+pub(super) fn place_of(effect: &refrain_core::port::LogEffect) -> &'static str {
+    use refrain_core::port::{LogEffect, Topic};
+    match effect {
+        LogEffect::Append { topic: Topic::PushData(_), value, .. } if is_push(value) => "append",
+        LogEffect::Append { topic: Topic::PackData(_), .. } => "chunk",
+        LogEffect::Append { topic: Topic::Progress, .. } => "report",
+        LogEffect::Append { topic: Topic::Replicated, .. } => "publish",
+        // The aggregator's look at partition 0's end, among others.
+        LogEffect::Read { topic: Topic::PushData(_), wait: false, .. } => "look",
+        LogEffect::Read { topic: Topic::Replicated, .. } => "read-published",
+        LogEffect::Append { .. } | LogEffect::Read { .. } => "other",
+    }
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+pub(super) fn place_of(_effect: &refrain_core::port::LogEffect) -> &'static str {
+    ""
+}
+
+/// Whether a value of `pushdata` is a push; the first line of a record tells, and the pack behind it is long.
+#[cfg(debug_assertions)]
+pub(super) fn is_push(value: &[u8]) -> bool {
+    let line = value.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.windows(13).any(|part| part == b"\"kind\":\"push\"")
+}

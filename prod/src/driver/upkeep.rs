@@ -46,20 +46,32 @@ pub(super) async fn run(port: GitPort) {
 
 type Stamp = [Option<(u64, i64, i64)>; 3];
 
-fn look(port: &GitPort, seen: &mut BTreeMap<PathBuf, Stamp>, full: bool) -> Result<()> {
+/// What the last look at a repository found.
+#[derive(Default)]
+struct Seen {
+    stamp: Stamp,
+    /// Loose objects that its last repacking left: young, and reached from no ref.
+    left: usize,
+}
+
+fn look(port: &GitPort, seen: &mut BTreeMap<PathBuf, Seen>, full: bool) -> Result<()> {
     let paths = managed(&port.places().repos)?;
     seen.retain(|path, _| paths.binary_search(path).is_ok());
     for path in paths {
-        if full || seen.get(&path) != Some(&stamp(&path)) {
+        let seen = seen.entry(path.clone()).or_default();
+        if full || seen.stamp != stamp(&path) {
             check_hooks(&path, port.places());
-            seen.insert(path.clone(), stamp(&path));
+            seen.stamp = stamp(&path);
         }
-        if let Some(why) = has_grown(&path) {
+        if let Some(why) = has_grown(&path, seen.left) {
             let gate = port.gates.of(&path);
             // Busy now: the next round will do.
             let Ok(_alone) = gate.try_write() else { continue };
             let begun = std::time::Instant::now();
-            match repack(&path) {
+            let repacked = repack(&path);
+            // What is too young to go would have the repository repacked again and again for two weeks.
+            seen.left = loose(&path);
+            match repacked {
                 Ok(()) => tracing::info!("{}: repacked ({why}) in {:.1?}", path.display(), begun.elapsed()),
                 Err(error) => tracing::warn!("{}: {why}, and repacking failed: {error:#}", path.display()),
             }
@@ -96,23 +108,34 @@ fn check_hooks(path: &Path, places: &Places) {
     }
 }
 
-/// Why a repository should be repacked. Loose objects are counted as Git does: one of 256 directories stands for all.
-fn has_grown(path: &Path) -> Option<String> {
-    let count = |dir: &str, wanted: &dyn Fn(&str) -> bool| {
-        let entries = std::fs::read_dir(path.join(dir)).into_iter().flatten().flatten();
-        entries.filter(|entry| wanted(&entry.file_name().to_string_lossy())).count()
-    };
-    let packs = count("objects/pack", &|name| name.ends_with(".pack"));
+/// Why a repository should be repacked that had `left` loose objects after the last time.
+fn has_grown(path: &Path, left: usize) -> Option<String> {
+    let packs = count(&path.join("objects/pack"), |name| name.ends_with(".pack"));
     if packs > PACKS_MAX {
         return Some(format!("{packs} packs"));
     }
-    let loose = count("objects/17", &|name| name.len() == 38) * 256;
-    (loose > LOOSE_MAX).then(|| format!("about {loose} loose objects"))
+    let loose = loose(path);
+    (loose > left + LOOSE_MAX).then(|| format!("about {loose} loose objects"))
+}
+
+/// Loose objects, counted as Git does: one of 256 directories stands for all.
+fn loose(path: &Path) -> usize {
+    count(&path.join("objects/17"), |name| name.len() == 38) * 256
+}
+
+fn count(dir: &Path, wanted: impl Fn(&str) -> bool) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| wanted(&entry.file_name().to_string_lossy())).count()
 }
 
 fn repack(path: &Path) -> Result<()> {
     git(path, &["repack", "-q", "-d", "-l", "-A", &format!("--unpack-unreachable={PRUNE_AGE}")])?;
-    git(path, &["prune", &format!("--expire={PRUNE_AGE}")])
+    git(path, &["prune", &format!("--expire={PRUNE_AGE}")])?;
+    // Git's gc may have written one, and it must not name commits that are gone.
+    if ["commit-graph", "commit-graphs"].iter().any(|name| path.join("objects/info").join(name).exists()) {
+        git(path, &["commit-graph", "write", "--reachable"])?;
+    }
+    Ok(())
 }
 
 fn git(path: &Path, args: &[&str]) -> Result<()> {
@@ -122,4 +145,30 @@ fn git(path: &Path, args: &[&str]) -> Result<()> {
     let output = git.args(args).stdin(Stdio::null()).output().context("git could not be started")?;
     ensure!(output.status.success(), "git {}: {}", args[0], String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many files where every 256th loose object would be.
+    fn with_loose(dir: &Path, files: std::ops::Range<usize>) {
+        let dir = dir.join("objects/17");
+        std::fs::create_dir_all(&dir).expect("made");
+        files.for_each(|n| std::fs::write(dir.join(format!("{n:038}")), b"").expect("written"));
+    }
+
+    #[test]
+    fn loose_objects_that_a_repacking_left_do_not_call_for_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        with_loose(dir.path(), 0..26);
+        assert_eq!(has_grown(dir.path(), 0), None, "6,656 are not above 6,700");
+        with_loose(dir.path(), 26..27);
+        assert_eq!(has_grown(dir.path(), 0), Some("about 6912 loose objects".into()));
+        let left = loose(dir.path());
+        with_loose(dir.path(), 27..53);
+        assert_eq!(has_grown(dir.path(), left), None);
+        with_loose(dir.path(), 53..54);
+        assert!(has_grown(dir.path(), left).is_some());
+    }
 }

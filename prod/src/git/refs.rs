@@ -2,7 +2,7 @@
 //!
 //! Follows Git's own locking (`<ref>.lock` by exclusive creation, `packed-refs.lock` around every deletion), so it may
 //! run beside `git` in the same repository. Promises that a ref moves only from the value named. Runs no hooks, writes
-//! no reflog, flushes nothing. Symbolic refs other than HEAD are never written through.
+//! no reflog, flushes nothing. Symbolic refs other than HEAD count as absent and are never written through.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,11 +13,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use refrain_core::ids::Oid;
 
+use super::ingest::unique;
 use super::{RefEdit, SetOutcome, packed};
 
 /// How long a ref's lock is waited for, and that of packed-refs: Git's own defaults.
 const REF_LOCK_WAIT: Duration = Duration::from_millis(100);
 const PACKED_LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// How a lock of ours begins, and the name under which it is made.
+const MARK: &str = "refrain ";
+pub(super) const MARKED_LOCK: &str = "refrain-lock-";
 
 /// What a ref's own file says.
 enum Loose {
@@ -172,8 +177,10 @@ impl Refs<'_> {
 
     fn transact(&self, edits: &[RefEdit], chosen: &[usize], atomic: bool, outcomes: &mut [Option<SetOutcome>]) {
         let mut held = Vec::new();
+        // One wait for all: a predecessor may have died with hundreds of locks.
+        let deadline = Instant::now() + REF_LOCK_WAIT;
         for index in chosen {
-            match self.lock_and_check(&edits[*index]) {
+            match self.lock_and_check(&edits[*index], deadline) {
                 Ok(Some(ready)) => held.push((*index, ready)),
                 Ok(None) => outcomes[*index] = Some(SetOutcome::Done),
                 Err(outcome) => {
@@ -201,19 +208,14 @@ impl Refs<'_> {
         }
     }
 
-    /// The value under the lock or before it. `Err`: neither old nor new, or not ours to change.
+    /// The value under the lock or before it. `Err`: neither old nor new.
     fn compare(&self, edit: &RefEdit) -> Result<bool, SetOutcome> {
         let failed = |e: anyhow::Error| SetOutcome::Failed(format!("{e:#}"));
         let actual = match self.loose(&edit.name).map_err(failed)? {
             Loose::Direct(oid) => Some(oid),
             Loose::Absent => self.packed(&edit.name).map_err(failed)?,
-            Loose::Symbolic(target) => {
-                let text = format!(
-                    "{} is a symbolic ref to {target}, which is not replicated; delete it with git symbolic-ref -d",
-                    edit.name
-                );
-                return Err(SetOutcome::Failed(text));
-            }
+            // Not replicated, so no value of a ref; a decided one takes its place, and its target stays as it is.
+            Loose::Symbolic(_) => None,
         };
         if actual == edit.new {
             Ok(false)
@@ -230,7 +232,7 @@ impl Refs<'_> {
     }
 
     /// `Ok(None)`: the ref has its new value already.
-    fn lock_and_check<'a>(&self, edit: &'a RefEdit) -> Result<Option<Held<'a>>, SetOutcome> {
+    fn lock_and_check<'a>(&self, edit: &'a RefEdit, deadline: Instant) -> Result<Option<Held<'a>>, SetOutcome> {
         check_name(&edit.name).map_err(SetOutcome::Failed)?;
         let mut content = edit.new.map(|oid| oid.to_string()).unwrap_or_default();
         content.push('\n');
@@ -238,7 +240,7 @@ impl Refs<'_> {
             return Ok(None);
         }
         let path = self.git_dir.join(format!("{}.lock", edit.name));
-        let lock = take_lock(path, content.as_bytes(), REF_LOCK_WAIT, &edit.name).map_err(SetOutcome::Failed)?;
+        let lock = take_lock(path, content.as_bytes(), deadline, &edit.name).map_err(SetOutcome::Failed)?;
         if !self.compare(edit)? {
             return Ok(None);
         }
@@ -268,8 +270,7 @@ impl Refs<'_> {
     /// Removes refs whose locks are held. The packed-refs lock is taken even when none of them is packed: a `git
     /// pack-refs` that read a loose ref before we removed it would bring it back.
     fn remove(&self, names: Vec<&str>) -> Result<(), String> {
-        let path = self.git_dir.join("packed-refs.lock");
-        let _lock = take_lock(path, b"", PACKED_LOCK_WAIT, "packed-refs")?;
+        let _lock = self.take_packed_lock()?;
         let names: std::collections::BTreeSet<&str> = names.into_iter().collect();
         let packed = names.iter().any(|name| !matches!(self.packed(name), Ok(None)));
         // Packed first: in between, a crash leaves the loose value, which is the current one.
@@ -285,6 +286,42 @@ impl Refs<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Git leaves this lock empty; ours says whose it is, so that a successor need not wait for what is a corpse's.
+    fn take_packed_lock(&self) -> Result<Lock, String> {
+        let path = self.git_dir.join("packed-refs.lock");
+        let marked = self.git_dir.join(unique(MARKED_LOCK));
+        let failed = |e: io::Error| format!("packed-refs cannot be locked at {}: {e}", path.display());
+        fs::write(&marked, mark()).map_err(failed)?;
+        let marked = Lock { path: marked, committed: false };
+        let deadline = Instant::now() + PACKED_LOCK_WAIT;
+        loop {
+            // Appears with its mark, or not at all.
+            match fs::hard_link(&marked.path, &path) {
+                Ok(()) => return Ok(Lock { path, committed: false }),
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+                Err(_) if self.bury_packed_lock() => {}
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                Err(_) => return Err(locked("packed-refs", &path)),
+            }
+        }
+    }
+
+    /// Takes away the lock of packed-refs if a refrain that is dead took it. Whoever runs holds the repositories' lock,
+    /// so another one's mark is a corpse's. Says whether it did.
+    pub fn bury_packed_lock(&self) -> bool {
+        static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _alone = ONE_AT_A_TIME.lock().expect("no thread panics while it looks");
+        let path = self.git_dir.join("packed-refs.lock");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let dead = text.starts_with(MARK) && text != mark();
+        if dead {
+            // First what it was writing, which would be in Git's way.
+            let _ = fs::remove_file(self.git_dir.join("packed-refs.new"));
+            let _ = fs::remove_file(&path);
+        }
+        dead
     }
 
     fn rename_into_place(&self, lock: &Path, path: &Path) -> io::Result<()> {
@@ -313,8 +350,9 @@ impl Refs<'_> {
     pub fn set_head(&self, target: &str) -> Result<()> {
         check_name(target).map_err(anyhow::Error::msg)?;
         let content = format!("ref: {target}\n");
-        let lock = take_lock(self.git_dir.join("HEAD.lock"), content.as_bytes(), REF_LOCK_WAIT, "HEAD")
-            .map_err(anyhow::Error::msg)?;
+        let lock =
+            take_lock(self.git_dir.join("HEAD.lock"), content.as_bytes(), Instant::now() + REF_LOCK_WAIT, "HEAD")
+                .map_err(anyhow::Error::msg)?;
         lock.commit(|lock| fs::rename(lock, self.git_dir.join("HEAD"))).context("HEAD could not be put in place")
     }
 }
@@ -342,8 +380,7 @@ fn parse_loose(bytes: &[u8]) -> Loose {
     Oid::parse(text).map_or(Loose::Absent, Loose::Direct)
 }
 
-fn take_lock(path: PathBuf, content: &[u8], wait: Duration, what: &str) -> Result<Lock, String> {
-    let deadline = Instant::now() + wait;
+fn take_lock(path: PathBuf, content: &[u8], deadline: Instant, what: &str) -> Result<Lock, String> {
     loop {
         let error = match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(mut file) => {
@@ -362,13 +399,7 @@ fn take_lock(path: PathBuf, content: &[u8], wait: Duration, what: &str) -> Resul
                 }
             }
             io::ErrorKind::AlreadyExists if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
-            io::ErrorKind::AlreadyExists => {
-                return Err(format!(
-                    "{what} is locked by {}: another git process is changing it, or one died there; refrain takes \
-                     stale locks away when it starts, or remove the file once no git runs in this repository",
-                    path.display()
-                ));
-            }
+            io::ErrorKind::AlreadyExists => return Err(locked(what, &path)),
             io::ErrorKind::NotADirectory => {
                 return Err(format!("{what} cannot exist beside a ref that is a part of its name"));
             }
@@ -379,6 +410,23 @@ fn take_lock(path: PathBuf, content: &[u8], wait: Duration, what: &str) -> Resul
             return Err(format!("{what} cannot be locked: its directory vanishes again and again"));
         }
     }
+}
+
+fn locked(what: &str, path: &Path) -> String {
+    format!(
+        "{what} is locked by {}: another git process is changing it, or one died there; refrain takes stale locks away \
+         when it starts, or remove the file once no git runs in this repository",
+        path.display()
+    )
+}
+
+/// This process, and no other that ever ran: its number alone comes again, in containers each time.
+fn mark() -> &'static str {
+    static OWN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    OWN.get_or_init(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        format!("{MARK}{} {}\n", std::process::id(), since.as_nanos())
+    })
 }
 
 fn is_absent(error: &io::Error) -> bool {

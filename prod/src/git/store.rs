@@ -240,9 +240,9 @@ impl Store {
         Refs { git_dir: &self.path }.below(dir)
     }
 
-    /// Takes away the lock of a ref that could not be set, if whoever took it must be dead.
-    pub fn release_lock(&self, name: &str) {
-        sweep::release(&self.path, name);
+    /// Takes away the locks of refs that could not be set, if whoever took them must be dead.
+    pub fn release_locks(&self, names: &[&str]) {
+        sweep::release(&self.path, names);
     }
 
     /// The full name of the ref that HEAD names; the ref need not exist.
@@ -300,6 +300,8 @@ pub(super) fn configure(path: &Path) -> Result<()> {
         if right {
             continue;
         }
+        // Git would wait for nobody; what is older than a moment is a corpse's.
+        sweep::release(path, &["config"]);
         let action = if many { "--add" } else { "--replace-all" };
         let status = std::process::Command::new("git")
             .args(["config", "--file"])

@@ -184,6 +184,37 @@ fn concurrent_appends_share_flushes() {
 }
 
 #[test]
+fn sixteen_pushers_need_fewer_than_sixteen_flushes_for_sixteen_pushes() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    append(&rt, &log, "so that the segment is there");
+    let (mut worst, mut all) = (0, 0);
+    for _ in 0..20 {
+        let before = log.stats();
+        let done = rt.block_on(async {
+            let pushers: Vec<_> = (0..16)
+                .map(|n| {
+                    let log = log.clone();
+                    tokio::spawn(async move { log.append("pushdata", 0, b"k", value(&format!("push {n}"))).await })
+                })
+                .collect();
+            let mut done = 0;
+            for pusher in pushers {
+                done += usize::from(matches!(pusher.await.expect("no panic"), AppendOutcome::Done { .. }));
+            }
+            done
+        });
+        assert_eq!((done, log.stats().appends - before.appends), (16, 16));
+        let fsyncs = log.stats().fsyncs - before.fsyncs;
+        worst = worst.max(fsyncs);
+        all += fsyncs;
+    }
+    // A round may be unlucky on a machine that does something else; twenty are not.
+    assert!(all < 20 * 16, "{all} flushes for 320 pushes");
+    println!("16 pushers, 16 pushes: {} flushes on average, {worst} at most", all as f64 / 20.0);
+}
+
+#[test]
 fn a_second_handle_is_locked_out_until_the_first_is_gone() {
     let dir = tempfile::tempdir().expect("temp dir");
     let log = EmbeddedLog::open(dir.path(), 1).expect("open");

@@ -136,6 +136,42 @@ fn a_lock_in_the_way_is_named_and_swept_at_the_next_start() {
 }
 
 #[test]
+fn a_lock_on_packed_refs_is_taken_from_a_dead_refrain_and_from_nobody_else() {
+    let mut world = World::new();
+    let store = world.store("one.git");
+    let [a, ..] = three_commits(&mut world, store.path());
+    store.set_refs(&[edit(MAIN, None, Some(a))], false);
+    world.git(store.path(), &["pack-refs", "--all"]);
+    let (lock, half) = (store.path().join("packed-refs.lock"), store.path().join("packed-refs.new"));
+    std::fs::write(&lock, b"").expect("Git's lock");
+    assert!(matches!(store.set_refs(&[edit(MAIN, Some(a), None)], false)[..], [SetOutcome::Failed(_)]));
+    assert_eq!(store.read_ref(MAIN).expect("read"), Some(a));
+    std::fs::write(&lock, format!("refrain {} 1\n", std::process::id())).expect("a lock of an earlier process");
+    std::fs::write(&half, b"# pack-refs with").expect("half a file");
+    assert_eq!(store.set_refs(&[edit(MAIN, Some(a), None)], false), [SetOutcome::Done]);
+    assert!(!lock.exists() && !half.exists());
+    assert_eq!(store.read_ref(MAIN).expect("read"), None);
+    std::fs::write(&lock, "refrain 1 1\n").expect("another");
+    assert_eq!(store.sweep().expect("sweep").len(), 1);
+    assert!(!lock.exists());
+}
+
+#[test]
+fn a_symbolic_ref_counts_as_absent_and_its_target_stays_when_a_value_takes_its_place() {
+    let mut world = World::new();
+    let store = world.store("one.git");
+    let [a, b, ..] = three_commits(&mut world, store.path());
+    store.set_refs(&[edit(MAIN, None, Some(a))], false);
+    world.git(store.path(), &["symbolic-ref", "refs/heads/alias", MAIN]);
+    let outcome = store.set_refs(&[edit("refs/heads/alias", Some(a), Some(b))], false);
+    assert_eq!(outcome, [SetOutcome::Refused { actual: None }]);
+    assert_eq!(store.set_refs(&[edit("refs/heads/alias", None, Some(b))], false), [SetOutcome::Done]);
+    assert_eq!(store.read_ref(MAIN).expect("read"), Some(a));
+    assert_eq!(store.read_ref("refs/heads/alias").expect("read"), Some(b));
+    world.fsck(store.path());
+}
+
+#[test]
 fn a_ref_emptied_by_a_power_cut_counts_as_absent_and_can_be_set() {
     let mut world = World::new();
     let store = world.store("one.git");

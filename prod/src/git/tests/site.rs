@@ -137,16 +137,29 @@ fn the_sweep_takes_what_the_dead_left_and_leaves_what_the_living_need() {
     write("objects/pack/pack-2.keep", "an operator's");
     write("objects/pack/pack-3.keep", "receive-pack 999999999 on elsewhere\n");
     litter();
-    let mut inside = world.command(store.path(), &["cat-file", "--batch"]);
-    let mut inside = inside.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("git");
-    while std::fs::read_link(format!("/proc/{}/cwd", inside.id())).ok().as_deref() != Some(store.path()) {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let inside = |args: &[&str]| {
+        let mut inside = world.command(store.path(), args);
+        let inside = inside.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("git");
+        while std::fs::read_link(format!("/proc/{}/cwd", inside.id())).ok().as_deref() != Some(store.path()) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        inside
+    };
+    let ended = |mut inside: std::process::Child| {
+        drop(inside.stdin.take());
+        inside.wait().expect("ended");
+    };
+    let stranger = inside(&["cat-file", "--batch"]);
     let said = store.sweep().expect("sweep");
-    assert!(said.len() == 2 && said[1].contains("left alone"), "{said:?}");
+    assert!(said.len() == 3 && said[1..].iter().all(|line| line.contains("left alone")), "{said:?}");
     assert!(at("HEAD.lock").exists() && !at("objects/pack/pack-1.keep").exists());
-    drop(inside.stdin.take());
-    inside.wait().expect("ended");
+    ended(stranger);
+    // Whoever pushes through us takes no lock, and may have a quarantine.
+    let pusher = inside(&["receive-pack", "."]);
+    let said = store.sweep().expect("sweep");
+    assert!(said.len() == 5 && said[4].contains("quarantines were left alone"), "{said:?}");
+    assert!(!at("refs/heads/x/y.lock").exists() && at("objects/tmp_objdir-incoming-a").exists());
+    ended(pusher);
     litter();
     let said = store.sweep().expect("sweep");
     assert_eq!(said.len(), 7, "{said:?}");
