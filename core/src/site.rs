@@ -26,7 +26,7 @@ use crate::port::{
     Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, LogInput, Now, Out, Owner, Read, Value,
 };
 use crate::producer::words;
-use crate::progress::{Peers, Report};
+use crate::progress::{Mark, Peers, Report};
 use crate::record::{MemberState, MemberTable};
 use crate::refdb::Verdict;
 use crate::rng::Rng;
@@ -460,14 +460,24 @@ impl Site {
         self.parts.iter().map(Part::in_flight).sum()
     }
 
-    /// One line a partition for `status`: position, end, and why it stopped.
+    /// What `site` last reported of `partition`; `None` where it never did.
+    pub fn reported(&self, site: &SiteId, partition: Partition) -> Option<&Mark> {
+        self.peers.of(site)?.partitions.get(&partition)
+    }
+
+    /// One line a partition for `status`: position, end, lag, and why it stopped.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionStatus> + '_ {
-        self.parts.iter().map(|part| PartitionStatus {
-            partition: part.partition,
-            applied: self.round.marks.get(&part.partition).map(|mark| mark.first_open()),
-            end: part.caught_up.then_some(part.end),
-            parked: self.round.marks.get(&part.partition).map_or(0, |mark| mark.parked),
-            stopped: part.stopped.clone(),
+        self.parts.iter().map(|part| {
+            let mark = self.round.marks.get(&part.partition);
+            PartitionStatus {
+                partition: part.partition,
+                applied: mark.map(Mark::first_open),
+                folded: mark.map(|mark| mark.next),
+                end: part.caught_up.then_some(part.end),
+                lag: self.monitor.lag(part.partition, mark),
+                parked: mark.map_or(0, |mark| mark.parked),
+                stopped: part.stopped.clone(),
+            }
         })
     }
 }
@@ -479,8 +489,12 @@ pub struct PartitionStatus {
     pub partition: Partition,
     /// First offset still open, as of what is durable; `None` if nothing was journalled yet.
     pub applied: Option<Offset>,
+    /// The fold's position, as of what is durable; `None` likewise.
+    pub folded: Option<Offset>,
     /// The log's end; `None` before it was seen.
     pub end: Option<Offset>,
+    /// How far behind that is; `None` as for `applied`.
+    pub lag: Option<Lag>,
     /// Updates whose objects cannot be had.
     pub parked: u32,
     /// Why nothing goes on.
