@@ -1,5 +1,6 @@
 //! `refrain serve`: the sites of the configuration file, until a signal.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -44,7 +45,7 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
         tasks.spawn(async move {
             // One that ends before it is ready says why when it is waited for.
             if running.ready().await.is_ok() {
-                announce(&running, door.as_ref())?;
+                announce(&running, door.as_ref());
             }
             let ended = running.task.await?;
             if let Some(door) = door {
@@ -123,14 +124,12 @@ pub(super) async fn open_http(file: &File, sites: &[Running]) -> Result<Vec<Opti
     Ok(doors)
 }
 
-fn announce(running: &Running, door: Option<&Door>) -> Result<()> {
-    // Scripts wait for this line: it must not sit in a buffer.
-    use std::io::Write;
+/// Scripts wait for this line: it must not sit in a buffer. Nobody may listen any more, and the daemon serves on.
+fn announce(running: &Running, door: Option<&Door>) {
+    let http = door.map_or_else(|| "-".into(), |door| door.addr.to_string());
     let mut stdout = std::io::stdout().lock();
-    match door {
-        Some(door) => writeln!(stdout, "ready site={} http={}", running.site, door.addr)?,
-        None => writeln!(stdout, "ready site={} http=-", running.site)?,
+    let said = writeln!(stdout, "ready site={} http={http}", running.site).and_then(|()| stdout.flush());
+    if let Err(why) = said {
+        tracing::debug!("nobody reads standard output: {why}");
     }
-    stdout.flush()?;
-    Ok(())
 }
