@@ -202,8 +202,10 @@ pub struct Loaded {
 /// for every key of `[log]` and `[push]`.
 pub fn read(path: &Path) -> Result<Loaded> {
     let text = std::fs::read_to_string(path).with_context(|| {
-        format!("cannot read the configuration {}; name one with --config, `refrain config template` shows how it looks",
-            path.display())
+        format!(
+            "cannot read the configuration {}; name one with --config, `refrain config template` shows how it looks",
+            path.display()
+        )
     })?;
     let loaded = parse(&text, std::env::vars(), path)?;
     judge(&loaded.file).with_context(|| format!("in {}", path.display()))?;

@@ -4,12 +4,16 @@ mod behind;
 mod checker;
 mod client;
 mod demo;
+mod hooks;
 mod http;
 mod kill;
+mod mistakes;
+mod operator;
 #[cfg(debug_assertions)]
 mod points;
 mod pushes;
 mod rebuild;
+mod records;
 mod serve;
 mod settings;
 mod upkeep;

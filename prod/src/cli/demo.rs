@@ -13,10 +13,10 @@ use refrain_core::table::TableKey;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::serve::Door;
-use super::workbench::{Bench, Pushed};
 use super::link::{self, Link};
 use super::out::Out;
+use super::serve::Door;
+use super::workbench::{Bench, Pushed};
 use super::{repo, serve};
 use crate::config::{File, Log, LogKind, Push, SiteConfig};
 use crate::driver::{LogPort, Request, Response, Running};

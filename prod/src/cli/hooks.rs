@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::NotFound;
 use super::link::Link;
 use super::out::Out;
-use super::NotFound;
 use crate::config::SiteConfig;
 use crate::driver::managed;
 use crate::git::hooks::{self, State};

@@ -60,7 +60,8 @@ impl Link {
         let mut ends: Option<Vec<u64>> = None;
         loop {
             let statuses = self.statuses();
-            let answering = statuses.iter().zip(&self.file.site).filter_map(|((_, it), site)| Some((it.as_ref()?, site)));
+            let answering =
+                statuses.iter().zip(&self.file.site).filter_map(|((_, it), site)| Some((it.as_ref()?, site)));
             let answering: Vec<_> = answering.collect();
             let Some((_, any)) = answering.first() else { return self.some_site() };
             let ends = ends.get_or_insert_with(|| ends_of(answering.iter().map(|(status, _)| *status)));
@@ -134,7 +135,8 @@ pub(super) fn ends_of<'a>(statuses: impl Iterator<Item = &'a StatusReply>) -> Ve
 fn connect(socket: &Path) -> Result<UnixStream> {
     let bytes = socket.as_os_str().len();
     if bytes > SOCKET_PATH_MAX {
-        let why = format!("the socket path {} has {bytes} bytes, the system allows {SOCKET_PATH_MAX}", socket.display());
+        let why =
+            format!("the socket path {} has {bytes} bytes, the system allows {SOCKET_PATH_MAX}", socket.display());
         return Err(anyhow::anyhow!("set `socket` to a shorter one").context(Unreachable(why)));
     }
     let stream = UnixStream::connect(socket).with_context(|| {

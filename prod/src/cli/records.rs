@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::out::Out;
 use super::refold::{Refold, reason};
-use super::{BadConfig, NotFound, repo};
+use super::{BadConfig, NotFound};
 use crate::config;
 use crate::log::{LogRecord, OfflineLog, TOPICS};
 
@@ -37,7 +37,7 @@ pub(super) struct Show {
     from: u64,
     /// Only records of this repository
     #[arg(long, value_name = "NAME")]
-    repo: Option<String>,
+    repo: Option<RepoName>,
 }
 
 /// One record; what does not apply or is not known is null.
@@ -91,11 +91,11 @@ impl Log {
 impl Show {
     fn run(&self, config: Option<&Path>) -> Result<u8> {
         let file = config::load(&config::locate(config)).context(BadConfig)?;
-        let wanted = self.repo.as_deref().map(repo::parse).transpose()?;
+        let wanted = self.repo.as_ref();
         let log = OfflineLog::open(&file.log.dir)?;
         let many = TOPICS.iter().any(|(name, many)| *name == self.topic && *many);
         let count = if many { log.partitions() } else { 1 };
-        let home = wanted.as_ref().filter(|_| many).map(|name| partition_of(name, log.partitions()).0);
+        let home = wanted.filter(|_| many).map(|name| partition_of(name, log.partitions()).0);
         if let Some(partition) = self.partition.filter(|partition| *partition >= count) {
             let why = format!("topic {} has {count} partitions, from 0; there is no partition {partition}", self.topic);
             return Err(NotFound(why).into());
@@ -104,7 +104,7 @@ impl Show {
         let mut shown = 0u64;
         let chosen = |it: &u32| self.partition.is_none_or(|only| only == *it) && home.is_none_or(|home| home == *it);
         for partition in (0..count).filter(chosen) {
-            shown += self.partition(&mut out, &log, partition, wanted.as_ref())?;
+            shown += self.partition(&mut out, &log, partition, wanted)?;
         }
         out.flush()?;
         if let Some(name) = wanted.filter(|_| shown == 0) {

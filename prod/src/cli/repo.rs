@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{ArgGroup, Subcommand};
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::record::{MemberState, RepoConfigured, Visibility};
@@ -18,10 +18,10 @@ use crate::status;
 pub(super) enum Repo {
     /// Create a repository at every site; returns when every active site has it
     Create {
-        name: String,
+        name: RepoName,
         /// What HEAD points to
         #[arg(long, default_value = "refs/heads/main")]
-        head: String,
+        head: RefName,
         /// When a site shows what was pushed: as soon as it can, or when all active sites have its objects
         #[arg(long, value_enum, default_value = "applied")]
         visibility: Shown,
@@ -32,14 +32,14 @@ pub(super) enum Repo {
     /// List all repositories
     List,
     /// Show a repository's configuration
-    Show { name: String },
+    Show { name: RepoName },
     /// Change a repository's configuration, in order with its pushes
     #[command(group(ArgGroup::new("change").required(true).multiple(true)))]
     Set {
-        name: String,
+        name: RepoName,
         /// What HEAD points to
         #[arg(long, group = "change")]
-        head: Option<String>,
+        head: Option<RefName>,
         /// Refuse every push, with this reason
         #[arg(long, value_name = "REASON", conflicts_with = "read_write", group = "change")]
         #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -87,44 +87,36 @@ impl From<Shown> for Visibility {
 }
 
 pub(super) fn run(config: Option<&Path>, json: bool, what: Repo) -> Result<u8> {
+    let link = Link::open(config)?;
     match what {
-        Repo::List => list(&Link::open(config)?, json),
-        Repo::Show { name } => show(&Link::open(config)?, json, &parse(&name)?),
+        Repo::List => list(&link, json),
+        Repo::Show { name } => show(&link, json, &name),
         Repo::Create { name, head, visibility, timeout } => {
-            let create_repo = parse(&name)?;
-            let head = RefName::parse(&head).with_context(|| format!("--head {head:?}"))?;
-            let link = Link::open(config)?;
-            let request = Request::CreateRepo { create_repo: create_repo.clone(), head, visibility: visibility.into() };
+            let request = Request::CreateRepo { create_repo: name.clone(), head, visibility: visibility.into() };
             let Some((partition, offset)) = order(&link, &name, &request)? else { return Ok(1) };
-            wait_for(&link, &create_repo, (partition, offset), timeout)?;
+            wait_for(&link, &name, (partition, offset), timeout)?;
             done(json, &name, partition, offset)
         }
         Repo::Set { name, head, read_only, read_write, deny_deletes, deny_non_fast_forwards, visibility } => {
             let wish = RepoConfigured {
-                head: head.map(|head| RefName::parse(&head).with_context(|| format!("--head {head:?}"))).transpose()?,
+                head,
                 description: None,
                 deny_deletes: deny_deletes.map(Switch::on),
                 deny_non_fast_forwards: deny_non_fast_forwards.map(Switch::on),
                 read_only: if read_write { Some(String::new()) } else { read_only },
                 visibility: visibility.map(Visibility::from),
             };
-            let set_repo = parse(&name)?;
-            let link = Link::open(config)?;
-            match order(&link, &name, &Request::SetRepo { set_repo: set_repo.clone(), wish })? {
+            match order(&link, &name, &Request::SetRepo { set_repo: name.clone(), wish })? {
                 Some((partition, offset)) => done(json, &name, partition, offset),
-                None if link::table(link.fresh_site()?, &set_repo)?.0.repo.is_none() => Ok(NOT_FOUND),
+                None if link::table(link.fresh_site()?, &name)?.0.repo.is_none() => Ok(NOT_FOUND),
                 None => Ok(1),
             }
         }
     }
 }
 
-pub(super) fn parse(name: &str) -> Result<RepoName> {
-    RepoName::parse(name).with_context(|| format!("{name:?} is no repository name"))
-}
-
 /// Where an order counted; none if it was refused, which is said.
-fn order(link: &Link, name: &str, request: &Request) -> Result<Option<(u32, u64)>> {
+fn order(link: &Link, name: &RepoName, request: &Request) -> Result<Option<(u32, u64)>> {
     match link.ask(request)? {
         Response::Done { partition, offset } => Ok(Some((partition, offset))),
         Response::Refused(why) => {
@@ -135,7 +127,7 @@ fn order(link: &Link, name: &str, request: &Request) -> Result<Option<(u32, u64)
     }
 }
 
-fn done(json: bool, name: &str, partition: u32, offset: u64) -> Result<u8> {
+fn done(json: bool, name: &RepoName, partition: u32, offset: u64) -> Result<u8> {
     let mut out = Out::new();
     if json {
         out.json(&serde_json::json!({ "repo": name, "partition": partition, "offset": offset }))?;

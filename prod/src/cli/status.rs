@@ -200,7 +200,9 @@ fn report(json: bool, lacking: &[Lack], link: &Link) -> Result<u8> {
         let parked = lack.parked.filter(|parked| *parked > 0);
         let parked = parked.map_or_else(String::new, |parked| format!(", {parked} parked for want of objects"));
         let first = lack.first.as_ref().map_or_else(String::new, |first| format!("; first missing: {first}"));
-        eprintln!("refrain: {site} lacks records of partition {partition}: applied {applied} of {wanted}{parked}{first}");
+        eprintln!(
+            "refrain: {site} lacks records of partition {partition}: applied {applied} of {wanted}{parked}{first}"
+        );
     }
     Ok(u8::from(!lacking.is_empty()))
 }

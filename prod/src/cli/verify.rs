@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::link::{self, LOOK_EVERY, Link, status_of};
 use super::out::Out;
-use super::{BadConfig, NotFound, UNREACHABLE, Unreachable, repo, seconds};
+use super::{BadConfig, NotFound, UNREACHABLE, Unreachable, seconds};
 use crate::config::SiteConfig;
 use crate::driver::{LIFE, RepoRow};
 use crate::git::Store;
@@ -31,7 +31,7 @@ const HEAD: &str = "HEAD";
 pub(super) struct Verify {
     /// Repositories; all if none is named
     #[arg(value_name = "NAME")]
-    names: Vec<String>,
+    names: Vec<RepoName>,
     /// How long a repository may keep changing, in seconds
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     timeout: Duration,
@@ -90,13 +90,12 @@ impl Later {
 impl Verify {
     pub(super) fn run(&self, config: Option<&Path>, json: bool) -> Result<u8> {
         let link = Link::open(config)?;
-        let named: Vec<RepoName> = self.names.iter().map(|name| repo::parse(name)).collect::<Result<_>>()?;
         let log = OfflineLog::open(&link.file.log.dir).context(BadConfig)?;
         let known = link.repos()?;
-        if let Some(unknown) = named.iter().find(|name| known.iter().all(|repo| repo.name != **name)) {
+        if let Some(unknown) = self.names.iter().find(|name| known.iter().all(|repo| repo.name != **name)) {
             return Err(NotFound(format!("there is no repository {unknown}")).into());
         }
-        let chosen = known.iter().filter(|repo| named.is_empty() || named.contains(&repo.name));
+        let chosen = known.iter().filter(|repo| self.names.is_empty() || self.names.contains(&repo.name));
         let unreachable = unreachable(&link);
         let mut out = Out::new();
         let mut all = Vec::new();

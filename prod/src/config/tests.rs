@@ -84,7 +84,7 @@ fn the_template_parses_and_so_does_every_line_that_it_leaves_out() {
     let known = toml::Table::try_from(parse(&all.join("\n")).expect("good")).expect("it is TOML");
     let named = |table: &toml::Value| table.as_table().expect("a table").keys().cloned().collect::<Vec<_>>();
     for key in named(&known["log"]).into_iter().chain(named(&known["push"])).chain(named(&known["site"][0])) {
-        assert!(all.iter().any(|line| line.starts_with(&format!("{key} ")) ), "the template does not name {key}");
+        assert!(all.iter().any(|line| line.starts_with(&format!("{key} "))), "the template does not name {key}");
     }
 }
 

@@ -125,11 +125,7 @@ impl Drop for Listening {
 }
 
 /// Listens on the site's socket. The state directory's lock is held, so a socket file in the way is a corpse's.
-pub(super) fn listen(
-    places: &Places,
-    facts: mpsc::UnboundedSender<Fact>,
-    journal: Arc<Journal>,
-) -> Result<Listening> {
+pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>, journal: Arc<Journal>) -> Result<Listening> {
     let path = places.socket.clone();
     if path.as_os_str().len() > SOCKET_PATH_MAX {
         bail!(
