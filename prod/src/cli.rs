@@ -142,7 +142,7 @@ pub fn run() -> u8 {
     match outcome {
         Ok(code) => code,
         Err(why) => {
-            eprintln!("refrain: {why:#}");
+            out::note(format_args!("{why:#}"));
             code_of(&why)
         }
     }

@@ -134,7 +134,7 @@ impl TryFrom<String> for Size {
 impl From<Size> for String {
     fn from(size: Size) -> String {
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match units.iter().find(|(unit, _)| size.0 >= *unit && size.0 % unit == 0) {
+        match units.iter().find(|(unit, _)| size.0 >= *unit && size.0.is_multiple_of(*unit)) {
             Some((unit, name)) => format!("{}{name}", size.0 / unit),
             None => format!("{}B", size.0),
         }

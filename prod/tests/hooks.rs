@@ -95,8 +95,6 @@ fn a_path_that_is_no_repository_of_a_site_exits_10() {
         assert_eq!(code(&refused), 10, "{}", text(&refused.stderr));
     }
     let stranger = world.path("stranger.git");
-    let init = world.git_at("ams", "r", &["init", "-q", "--bare", stranger.to_str().expect("UTF-8")]);
-    let _ = init;
     std::fs::create_dir_all(stranger.join("objects")).expect("a directory");
     std::fs::write(stranger.join("HEAD"), "ref: refs/heads/main\n").expect("written");
     let refused = world.refrain(&["hooks", "install", stranger.to_str().expect("UTF-8")]);

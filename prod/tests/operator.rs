@@ -95,6 +95,17 @@ fn status_is_the_promised_document_and_equals_that_of_http() {
             assert!(it["applied"].as_u64() > Some(0) && it["end"].as_u64() >= it["applied"].as_u64(), "{it}");
         }
     }
+    // Numbers move on while nobody pushes, by heartbeats.
+    let still = |mut document: Value| {
+        let sites = document["sites"].as_array_mut().expect("a list").iter_mut();
+        for it in sites.flat_map(|site| site["partitions"].as_array_mut().expect("a list")) {
+            ["applied", "end", "lag_messages", "lag_seconds"].iter().for_each(|key| it[key] = Value::Null);
+        }
+        document
+    };
+    let (code, _, page) = crate::http::get(&world, "syd", "/status");
+    assert_eq!(code, 200);
+    assert_eq!(still(serde_json::from_str(&page).expect("JSON")), still(status));
     let plain = world.refrain(&["status"]);
     says(&plain, 0, "repositories: 1");
     says(&plain, 0, "ams");
@@ -120,6 +131,25 @@ fn without_a_daemon_each_command_that_asks_it_exits_13_and_says_so() {
     let status = json(&world, &["status"], 13);
     assert_eq!(status["sites"][0]["reachable"], false);
     assert!(status["sites"][0]["state"].is_null() && status["repositories"].is_null(), "{status}");
+}
+
+#[test]
+fn a_site_that_cannot_be_reached_is_shown_and_verify_exits_13() {
+    let world = World::new();
+    let _daemon = world.serve();
+    world.create("r");
+    std::fs::remove_file(world.state("sfo").join("refrain.sock")).expect("removed");
+    let status = json(&world, &["status"], 0);
+    let reachable: Vec<_> =
+        SITES.iter().enumerate().map(|(at, _)| status["sites"][at]["reachable"].as_bool()).collect();
+    assert_eq!(reachable, [Some(true), Some(false), Some(true)]);
+    let marks = &status["sites"][1]["partitions"];
+    assert!(marks[0]["applied"].is_u64() && marks[1]["end"].is_u64(), "the others still know of it: {status}");
+    says(&world.refrain(&["verify"]), 13, "site sfo cannot be reached");
+    // Any other site of the file will do for the rest.
+    assert_eq!(code(&world.refrain(&["wait"])), 0);
+    std::fs::remove_file(world.state("ams").join("refrain.sock")).expect("removed");
+    world.create("s");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use toml::Value;
 
-use super::out::Out;
+use super::out::{Out, note};
 use super::{BAD_CONFIG, BadConfig};
 use crate::config::{self, Loaded, TEMPLATE};
 use crate::driver::SOCKET_PATH_MAX;
@@ -57,7 +57,7 @@ fn check(config: Option<&Path>, json: bool) -> Result<u8> {
                 let sites: Vec<&str> = loaded.file.site.iter().map(|site| site.name.as_str()).collect();
                 out.line(format_args!("{}: good, sites {}", path.display(), sites.join(", ")))?;
             }
-            notes.iter().for_each(|note| eprintln!("refrain: {note}"));
+            notes.iter().for_each(note);
             0
         }
         Err(why) => {
@@ -65,7 +65,7 @@ fn check(config: Option<&Path>, json: bool) -> Result<u8> {
                 let error = format!("{why:#}");
                 out.json(&serde_json::json!({"file": path, "good": false, "error": error, "notes": []}))?;
             }
-            eprintln!("refrain: {why:#}");
+            note(format_args!("{why:#}"));
             BAD_CONFIG
         }
     };

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::NotFound;
 use super::link::Link;
-use super::out::Out;
+use super::out::{Out, note};
 use crate::config::SiteConfig;
 use crate::driver::managed;
 use crate::git::hooks::{self, State};
@@ -126,7 +126,7 @@ fn print(json: bool, what: &Hooks, rows: &[Row]) -> Result<()> {
                 // Here they are what was asked for.
                 Hooks::Verify(_) | Hooks::Status(_) if !json => out.line(format_args!("  {problem}"))?,
                 Hooks::Verify(_) | Hooks::Status(_) => {}
-                Hooks::Install(_) | Hooks::Uninstall(_) => eprintln!("refrain: {problem}"),
+                Hooks::Install(_) | Hooks::Uninstall(_) => note(problem),
             }
         }
     }

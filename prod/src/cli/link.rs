@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use refrain_core::names::RepoName;
 
+use super::out::note;
 use super::{BadConfig, Unreachable};
 use crate::config::{self, File, SiteConfig};
 use crate::driver::{RefRow, RepoRow, Request, Response, SOCKET_PATH_MAX, StatusReply, TableHead};
@@ -73,30 +74,30 @@ impl Link {
                 return Ok(site);
             }
             if Instant::now() > until {
-                eprintln!(
-                    "refrain: site {} has not read the log to its end within {} s; what follows may be older",
+                note(format_args!(
+                    "site {} has not read the log to its end within {} s; what follows may be older",
                     any.name,
                     FRESH_WITHIN.as_secs()
-                );
+                ));
                 return Ok(any);
             }
             std::thread::sleep(LOOK_EVERY);
         }
     }
+}
 
-    /// All repositories, by name.
-    pub(super) fn repos(&self) -> Result<Vec<RepoRow>> {
-        let mut all = Vec::new();
-        lines(&self.fresh_site()?.socket(), &Request::Repos { repos: true }, |response| match response {
-            Response::Repos(some) => {
-                all.extend(some);
-                Ok(())
-            }
-            _ => bail!("the daemon answered another question"),
-        })?;
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
-    }
+/// All repositories by name, by a site's journal.
+pub(super) fn repos(site: &SiteConfig) -> Result<Vec<RepoRow>> {
+    let mut all = Vec::new();
+    lines(&site.socket(), &Request::Repos { repos: true }, |response| match response {
+        Response::Repos(some) => {
+            all.extend(some);
+            Ok(())
+        }
+        _ => bail!("the daemon answered another question"),
+    })?;
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
 }
 
 /// A repository and its refs as of one offset, by a site's journal.

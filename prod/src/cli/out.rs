@@ -4,6 +4,17 @@ use std::io::{BufWriter, ErrorKind, Stdout, Write};
 
 use anyhow::{Context, Result};
 
+/// A line for people, on standard error; if nobody reads that either, nobody is told.
+pub(super) fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "refrain: {text}");
+}
+
+/// Progress of long work, where standard error is a terminal.
+pub(super) fn progress(length: u64) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{msg} {pos}/{len}").expect("the template is fixed");
+    indicatif::ProgressBar::new(length).with_style(style)
+}
+
 /// Standard output, flushed when dropped.
 pub(super) struct Out {
     to: BufWriter<Stdout>,

@@ -16,7 +16,7 @@ use super::out::Out;
 use super::refold::{Refold, reason};
 use super::{BadConfig, NotFound};
 use crate::config;
-use crate::log::{LogRecord, OfflineLog, TOPICS};
+use crate::log::{LogError, LogRecord, OfflineLog, TOPICS};
 
 #[derive(Subcommand)]
 pub(super) enum Log {
@@ -92,7 +92,10 @@ impl Show {
     fn run(&self, config: Option<&Path>) -> Result<u8> {
         let file = config::load(&config::locate(config)).context(BadConfig)?;
         let wanted = self.repo.as_ref();
-        let log = OfflineLog::open(&file.log.dir)?;
+        let log = OfflineLog::open(&file.log.dir).map_err(|why| match why {
+            LogError::NoSuch(why) => anyhow::Error::new(NotFound(why)),
+            other => other.into(),
+        })?;
         let many = TOPICS.iter().any(|(name, many)| *name == self.topic && *many);
         let count = if many { log.partitions() } else { 1 };
         let home = wanted.filter(|_| many).map(|name| partition_of(name, log.partitions()).0);

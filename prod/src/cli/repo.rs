@@ -9,8 +9,8 @@ use refrain_core::names::{RefName, RepoName};
 use refrain_core::record::{MemberState, RepoConfigured, Visibility};
 
 use super::link::{self, LOOK_EVERY, Link};
-use super::out::Out;
-use super::{NOT_FOUND, NotFound, seconds};
+use super::out::{Out, note};
+use super::{NOT_FOUND, NotFound, TRY_LATER, seconds};
 use crate::driver::{LIFE, RepoRow, Request, Response};
 use crate::status;
 
@@ -93,7 +93,10 @@ pub(super) fn run(config: Option<&Path>, json: bool, what: Repo) -> Result<u8> {
         Repo::Show { name } => show(&link, json, &name),
         Repo::Create { name, head, visibility, timeout } => {
             let request = Request::CreateRepo { create_repo: name.clone(), head, visibility: visibility.into() };
-            let Some((partition, offset)) = order(&link, &name, &request)? else { return Ok(1) };
+            let (partition, offset) = match order(&link, &name, &request)? {
+                Ok(place) => place,
+                Err(code) => return Ok(code),
+            };
             wait_for(&link, &name, (partition, offset), timeout)?;
             done(json, &name, partition, offset)
         }
@@ -107,21 +110,21 @@ pub(super) fn run(config: Option<&Path>, json: bool, what: Repo) -> Result<u8> {
                 visibility: visibility.map(Visibility::from),
             };
             match order(&link, &name, &Request::SetRepo { set_repo: name.clone(), wish })? {
-                Some((partition, offset)) => done(json, &name, partition, offset),
-                None if link::table(link.fresh_site()?, &name)?.0.repo.is_none() => Ok(NOT_FOUND),
-                None => Ok(1),
+                Ok((partition, offset)) => done(json, &name, partition, offset),
+                Err(1) if link::table(link.fresh_site()?, &name)?.0.repo.is_none() => Ok(NOT_FOUND),
+                Err(code) => Ok(code),
             }
         }
     }
 }
 
-/// Where an order counted; none if it was refused, which is said.
-fn order(link: &Link, name: &RepoName, request: &Request) -> Result<Option<(u32, u64)>> {
+/// Where an order counted, or the exit code if it was refused, which is said.
+fn order(link: &Link, name: &RepoName, request: &Request) -> Result<Result<(u32, u64), u8>> {
     match link.ask(request)? {
-        Response::Done { partition, offset } => Ok(Some((partition, offset))),
+        Response::Done { partition, offset } => Ok(Ok((partition, offset))),
         Response::Refused(why) => {
-            eprintln!("refrain: {name}: {why}");
-            Ok(None)
+            note(format_args!("{name}: {why}"));
+            Ok(Err(if why.starts_with("unavailable:") { TRY_LATER } else { 1 }))
         }
         _ => anyhow::bail!("the daemon answered another question"),
     }
@@ -182,7 +185,7 @@ fn lacking(link: &Link, name: &RepoName, (partition, offset): (u32, u64)) -> Opt
 }
 
 fn list(link: &Link, json: bool) -> Result<u8> {
-    let repos = link.repos()?;
+    let repos = link::repos(link.fresh_site()?)?;
     let mut out = Out::new();
     if json {
         out.json(&repos)?;

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::BadConfig;
+use super::out::note;
 use crate::config::{self, File, LogKind};
 use crate::driver::{self, LogPort, Places, Running};
 use crate::http::{self, Server, Serving};
@@ -64,7 +65,7 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
                 let Some(ended) = ended else { return Ok(code) };
                 let ended = ended.context("a site's task panicked")??;
                 if ended.code != 0 {
-                    eprintln!("refrain: {}", ended.why);
+                    note(&ended.why);
                     code = ended.code;
                 }
                 stopping = true;

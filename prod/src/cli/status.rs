@@ -10,7 +10,7 @@ use refrain_core::record::{Body, MemberState, decode};
 use serde::Serialize;
 
 use super::link::{LOOK_EVERY, Link, ends_of};
-use super::out::Out;
+use super::out::{Out, note, progress};
 use super::{UNREACHABLE, Unreachable, seconds};
 use crate::driver::StatusReply;
 use crate::log::OfflineLog;
@@ -36,7 +36,7 @@ pub(super) fn status(config: Option<&Path>, json: bool) -> Result<u8> {
     }
     out.flush()?;
     if nobody {
-        eprintln!("refrain: {}", Unreachable::nobody(&link.file));
+        note(Unreachable::nobody(&link.file));
     }
     Ok(if nobody { UNREACHABLE } else { 0 })
 }
@@ -65,18 +65,24 @@ fn print(out: &mut Out, document: &Document, statuses: &[(String, Option<StatusR
     if let Some(count) = document.repositories {
         out.line(format_args!("repositories: {count}"))?;
     }
+    stopped(statuses).try_for_each(|line| out.line(line))?;
     for (name, status) in statuses {
         let Some(status) = status else { continue };
-        for it in &status.partitions {
-            if let Some(why) = &it.stopped {
-                out.line(format_args!("{name}: partition {} has stopped: {why}", it.partition))?;
-            }
-        }
         if !status.ready && status.partitions.iter().all(|it| it.stopped.is_none()) {
             out.line(format_args!("{name}: not ready, it is still applying earlier pushes"))?;
         }
     }
     Ok(())
+}
+
+/// A line for each partition where nothing goes on.
+fn stopped(statuses: &[(String, Option<StatusReply>)]) -> impl Iterator<Item = String> + '_ {
+    let all = statuses
+        .iter()
+        .flat_map(|(name, it)| it.iter().flat_map(move |it| it.partitions.iter().map(move |p| (name, p))));
+    all.filter_map(|(name, it)| {
+        Some(format!("{name}: partition {} has stopped: {}", it.partition, it.stopped.as_ref()?))
+    })
 }
 
 fn word(state: MemberState) -> String {
@@ -115,6 +121,7 @@ impl Wait {
         let until = Instant::now() + self.timeout;
         let mut wanted: Option<Vec<u64>> = None;
         let mut still = BTreeMap::new();
+        let bar = progress(0).with_message("partitions that lack something:");
         loop {
             let statuses = link.statuses();
             if statuses.iter().all(|(_, status)| status.is_none()) {
@@ -124,18 +131,20 @@ impl Wait {
             let document = status::document(&statuses, None);
             let known = document.sites.iter().any(|site| site.state == Some(MemberState::Active));
             let lacking = lacking(&document, wanted);
+            bar.set_length((wanted.len() * document.sites.len()) as u64);
+            bar.set_position(lacking.len() as u64);
             if known && lacking.is_empty() {
-                return report(json, &lacking, &link);
+                return report(json, &lacking, &link, &statuses);
             }
             let parked: Vec<Lack> = lacking.iter().filter(|lack| stands_still(&mut still, lack)).cloned().collect();
             if !parked.is_empty() {
-                return report(json, &parked, &link);
+                return report(json, &parked, &link, &statuses);
             }
             if Instant::now() >= until {
                 if !known {
                     anyhow::bail!("no site knows yet who belongs: the log was not opened within the time");
                 }
-                return report(json, &lacking, &link);
+                return report(json, &lacking, &link, &statuses);
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -181,7 +190,7 @@ fn stands_still(seen: &mut BTreeMap<(String, u32), (Option<u64>, Instant)>, lack
     applied == lack.applied && since.elapsed() >= PARKED_FOR
 }
 
-fn report(json: bool, lacking: &[Lack], link: &Link) -> Result<u8> {
+fn report(json: bool, lacking: &[Lack], link: &Link, statuses: &[(String, Option<StatusReply>)]) -> Result<u8> {
     let log = OfflineLog::open(&link.file.log.dir).ok();
     let with_words = lacking.iter().map(|lack| {
         let at = lack.applied.unwrap_or(0);
@@ -200,9 +209,12 @@ fn report(json: bool, lacking: &[Lack], link: &Link) -> Result<u8> {
         let parked = lack.parked.filter(|parked| *parked > 0);
         let parked = parked.map_or_else(String::new, |parked| format!(", {parked} parked for want of objects"));
         let first = lack.first.as_ref().map_or_else(String::new, |first| format!("; first missing: {first}"));
-        eprintln!(
-            "refrain: {site} lacks records of partition {partition}: applied {applied} of {wanted}{parked}{first}"
-        );
+        note(format_args!(
+            "{site} lacks records of partition {partition}: applied {applied} of {wanted}{parked}{first}"
+        ));
+    }
+    if !lacking.is_empty() {
+        stopped(statuses).for_each(note);
     }
     Ok(u8::from(!lacking.is_empty()))
 }

@@ -16,7 +16,7 @@ use refrain_core::record::{Body, decode};
 use serde::Serialize;
 
 use super::link::{self, LOOK_EVERY, Link, status_of};
-use super::out::Out;
+use super::out::{Out, note, progress};
 use super::{BadConfig, NotFound, UNREACHABLE, Unreachable, seconds};
 use crate::config::SiteConfig;
 use crate::driver::{LIFE, RepoRow};
@@ -90,8 +90,9 @@ impl Later {
 impl Verify {
     pub(super) fn run(&self, config: Option<&Path>, json: bool) -> Result<u8> {
         let link = Link::open(config)?;
+        let from = link.fresh_site()?;
+        let known = link::repos(from)?;
         let log = OfflineLog::open(&link.file.log.dir).context(BadConfig)?;
-        let known = link.repos()?;
         if let Some(unknown) = self.names.iter().find(|name| known.iter().all(|repo| repo.name != **name)) {
             return Err(NotFound(format!("there is no repository {unknown}")).into());
         }
@@ -99,8 +100,11 @@ impl Verify {
         let unreachable = unreachable(&link);
         let mut out = Out::new();
         let mut all = Vec::new();
+        let chosen: Vec<_> = chosen.collect();
+        let bar = progress(chosen.len() as u64).with_message("repositories compared:");
         for repo in chosen {
-            let found = self.look(&link, &log, &repo.name)?;
+            let found = self.look(&link, from, &log, &repo.name)?;
+            bar.inc(1);
             if !json {
                 print(&mut out, &link, &found)?;
             }
@@ -110,16 +114,17 @@ impl Verify {
         if json {
             out.json(&serde_json::json!({"identical": identical, "unreachable": unreachable, "repositories": all}))?;
         }
+        bar.finish_and_clear();
         out.flush()?;
         for found in &all {
             for it in &found.changing {
                 let Difference { site, name, .. } = it;
                 let s = self.timeout.as_secs_f64();
-                eprintln!("refrain: {}: {name} at {site} kept changing for {s} s, as the log says", found.name);
+                note(format_args!("{}: {name} at {site} kept changing for {s} s, as the log says", found.name));
             }
         }
         for site in &unreachable {
-            eprintln!("refrain: site {site} cannot be reached; its refs were not all compared");
+            note(format_args!("site {site} cannot be reached; its refs were not all compared"));
         }
         Ok(match (unreachable.is_empty(), identical) {
             (false, _) => UNREACHABLE,
@@ -129,16 +134,10 @@ impl Verify {
     }
 
     /// Looks at one repository until nothing is on its way, or the time is over.
-    fn look(&self, link: &Link, log: &OfflineLog, name: &RepoName) -> Result<Found> {
+    fn look(&self, link: &Link, from: &SiteConfig, log: &OfflineLog, name: &RepoName) -> Result<Found> {
         let until = Instant::now() + self.timeout;
-        let mut first = None;
         loop {
-            // First the site that is known to be at the log's end; then the same one, whose table only moves on.
-            let site = match first {
-                Some(site) => site,
-                None => *first.insert(link.fresh_site()?),
-            };
-            let (head, refs) = link::table(site, name)?;
+            let (head, refs) = link::table(from, name)?;
             let table = as_refs(head.repo.as_ref(), refs.iter().map(|row| (row.name.to_string(), row.value)));
             let mut found = Found {
                 name: name.clone(),
