@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::placement::partition_of;
-use refrain_core::record::{Body, Decoded, Have, Push, Record, decode};
+use refrain_core::record::{Body, Chunk, Decoded, Have, Push, Record, decode};
 use refrain_core::refdb::{Judgement, Verdict};
 use serde::Serialize;
 use serde_json::Value;
@@ -125,7 +125,7 @@ impl Show {
         let begin = if is_push { 0 } else { self.from };
         for record in log.scan(&self.topic, partition, begin)? {
             let record = record?;
-            let line = if is_push { push_line(&record, &mut refold) } else { other_line(&record) };
+            let line = if is_push { push_line(&record, &mut refold) } else { other_line(&self.topic, &record) };
             let line = Line { topic: self.topic.clone(), partition, ..line };
             if record.offset >= self.from && repo.is_none_or(|repo| line.repo.as_ref() == Some(repo)) {
                 out.json(&line)?;
@@ -172,7 +172,8 @@ fn fill(line: &mut Line, record: &Record, verdict: Option<&Verdict>) {
             line.atomic = Some(push.atomic);
             line.updates = Some(updates(push, verdict));
             line.haves = Some(push.haves.clone());
-            line.pack_bytes = Some(record.pack.len() as u64);
+            let staged = push.pack.as_ref().map(|pack| pack.bytes);
+            line.pack_bytes = Some(staged.unwrap_or(record.pack.len() as u64));
         }
         Body::LogOpened(body) => line.body = serde_json::to_value(body).ok(),
         Body::SiteStarted(body) => line.body = serde_json::to_value(body).ok(),
@@ -221,18 +222,30 @@ fn word(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// A record of another topic: JSON where it is JSON, otherwise only its length.
-fn other_line(record: &LogRecord) -> Line {
+/// A record of another topic.
+fn other_line(topic: &str, record: &LogRecord) -> Line {
+    if topic == "packdata" {
+        let Some(chunk) = Chunk::decode(&record.value) else { return at(record) };
+        return Line {
+            kind: Some("chunk"),
+            push: Some(Chunk::key(&chunk.site, chunk.instance, chunk.push)),
+            site: Some(chunk.site.to_string()),
+            instance: Some(chunk.instance.to_string()),
+            pack_bytes: Some(chunk.bytes.len() as u64),
+            body: Some(serde_json::json!({ "index": chunk.index })),
+            ..at(record)
+        };
+    }
     let body: Option<Value> = serde_json::from_slice(&record.value).ok();
     let text = |key: &str| body.as_ref()?.get(key)?.as_str();
     let data = |key: &str| body.as_ref()?.get("data")?.get(key)?.as_str();
     Line {
+        kind: body.as_ref().map(|_| if topic == "progress" { "report" } else { "published" }),
         repo: data("repo").and_then(|name| RepoName::parse(name).ok()),
         push: data("push").map(str::to_owned),
         site: text("site").or(data("site")).map(str::to_owned),
         instance: text("instance").map(str::to_owned),
         epoch: body.as_ref().and_then(|body| body.get("epoch")?.as_u64()),
-        pack_bytes: body.is_none().then_some(record.value.len() as u64),
         body,
         ..at(record)
     }
