@@ -20,7 +20,7 @@ use crate::config::{Config, SESSION_AFTER};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Restored, Work};
 use crate::monitor::Monitor;
-use crate::names::{RepoName, SiteId};
+use crate::names::RepoName;
 use crate::partition::Part;
 use crate::placement::partition_of;
 use crate::port::{

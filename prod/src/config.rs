@@ -238,12 +238,14 @@ fn of_environment(variable: &str) -> Option<(String, String)> {
     matches!(section, "LOG" | "PUSH").then(|| (section.to_lowercase(), key.to_lowercase()))
 }
 
-/// The parser's error with file, line and key.
+/// The parser's error with file and line; the line itself names the key of a bad value.
 fn explain(why: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
-    let line = why.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
-    let at_start = why.span().is_some_and(|span| text[..span.start.min(text.len())].ends_with('\n'));
-    let line = line.map_or_else(String::new, |line| format!(" line {}", line + usize::from(at_start)));
-    nearest(why.message(), &format!("{}{line}", path.display()))
+    let Some(span) = why.span() else { return nearest(why.message(), &path.display().to_string()) };
+    let number = text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+    let place = format!("{} line {}", path.display(), number + 1);
+    let error = nearest(why.message(), &place);
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    if why.message().starts_with("unknown field") { error } else { anyhow::anyhow!("{error}, in `{line}`") }
 }
 
 /// Of an unknown key the parser says which are known: the nearest one is most likely meant.

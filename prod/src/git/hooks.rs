@@ -81,8 +81,8 @@ pub fn install(repo: &Path, refrain_exe: &Path, socket: &Path) -> Result<()> {
     let wanted = script(refrain_exe, socket)?;
     match state(repo, refrain_exe, socket)? {
         State::Foreign => bail!(
-            "{} is not refrain's, and was left alone; move it away, or chain it: give it the line `{CHAIN}`, and as its \
-             last command `{}` (it must be executable)",
+            "{} is not refrain's, and was left alone; move it away, or let it hand over: give it the line \
+             `{CHAIN}`, and as its last command `{}` (it must be executable)",
             path.display(),
             wanted.lines().last().unwrap_or_default()
         ),
