@@ -5,6 +5,7 @@
 
 mod report;
 mod round;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +19,8 @@ use crate::audit::Audit;
 use crate::config::{Config, SESSION_AFTER};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Restored, Work};
-use crate::monitor::{Lag, Monitor};
-use crate::names::{RepoName, SiteId};
+use crate::monitor::Monitor;
+use crate::names::RepoName;
 use crate::partition::Part;
 use crate::placement::partition_of;
 use crate::port::{
@@ -27,12 +28,13 @@ use crate::port::{
 };
 use crate::producer::words;
 use crate::progress::{Peers, Report};
-use crate::record::{MemberState, MemberTable};
+use crate::record::MemberState;
 use crate::refdb::Verdict;
 use crate::rng::Rng;
 use crate::session::Session;
 use crate::time::Instant;
 use round::Round;
+pub use status::PartitionStatus;
 
 /// One site's daemon, without its IO.
 #[derive(Debug)]
@@ -435,21 +437,6 @@ impl Site {
         core::mem::take(&mut self.judged)
     }
 
-    /// How far `site` is behind in each partition; `None` where it never reported.
-    pub fn lag(&self, site: &SiteId) -> BTreeMap<Partition, Option<Lag>> {
-        let report = self.peers.of(site);
-        let mark = |partition: &Partition| report.and_then(|report| report.partitions.get(partition));
-        self.parts
-            .iter()
-            .map(|part| (part.partition, self.monitor.lag(part.partition, mark(&part.partition))))
-            .collect()
-    }
-
-    /// The members, as partition 0 has them.
-    pub fn members(&self) -> &MemberTable {
-        &self.parts[0].fold.control().members.table
-    }
-
     /// Things held in memory.
     pub fn held(&self) -> usize {
         self.parts.iter().map(Part::held).sum::<usize>() + self.aggregator.held()
@@ -459,32 +446,6 @@ impl Site {
     pub fn in_flight(&self) -> usize {
         self.parts.iter().map(Part::in_flight).sum()
     }
-
-    /// One line a partition for `status`: position, end, and why it stopped.
-    pub fn partitions(&self) -> impl Iterator<Item = PartitionStatus> + '_ {
-        self.parts.iter().map(|part| PartitionStatus {
-            partition: part.partition,
-            applied: self.round.marks.get(&part.partition).map(|mark| mark.first_open()),
-            end: part.caught_up.then_some(part.end),
-            parked: self.round.marks.get(&part.partition).map_or(0, |mark| mark.parked),
-            stopped: part.stopped.clone(),
-        })
-    }
-}
-
-/// A partition as `status` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionStatus {
-    /// Which.
-    pub partition: Partition,
-    /// First offset still open, as of what is durable; `None` if nothing was journalled yet.
-    pub applied: Option<Offset>,
-    /// The log's end; `None` before it was seen.
-    pub end: Option<Offset>,
-    /// Updates whose objects cannot be had.
-    pub parked: u32,
-    /// Why nothing goes on.
-    pub stopped: Option<alloc::string::String>,
 }
 
 fn pack_at(records: &[Read], offset: Offset) -> Option<Arc<[u8]>> {

@@ -1,8 +1,16 @@
 //! The command line: parses, runs one command, turns its outcome into the promised exit code.
 
-mod ask;
+mod conf;
 mod demo;
+mod hooks;
+mod link;
+mod out;
+mod records;
+mod refold;
+mod repo;
 mod serve;
+mod status;
+mod verify;
 mod workbench;
 
 use std::io::IsTerminal;
@@ -14,8 +22,10 @@ use clap::{Parser, Subcommand};
 const BAD_CONFIG: u8 = 78;
 /// Locked by another process, or fenced.
 const TRY_LATER: u8 = 75;
-/// The daemon cannot be reached.
+/// The daemon or a site cannot be reached.
 const UNREACHABLE: u8 = 13;
+/// What was named is not there.
+const NOT_FOUND: u8 = 10;
 
 #[derive(Parser)]
 #[command(name = "refrain", version = version(), about = "Keeps Git repositories identical on many sites")]
@@ -48,10 +58,31 @@ enum Command {
         #[command(subcommand)]
         which: Hook,
     },
+    /// The hook in repositories that are there
+    Hooks {
+        #[command(subcommand)]
+        what: hooks::Hooks,
+    },
     /// Repositories, at every site
     Repo {
         #[command(subcommand)]
-        what: ask::Repo,
+        what: repo::Repo,
+    },
+    /// Show how far every site is
+    Status,
+    /// Wait until every active site has applied what the log holds now
+    Wait(status::Wait),
+    /// Compare what Git shows at every site with the tables
+    Verify(verify::Verify),
+    /// The log's records
+    Log {
+        #[command(subcommand)]
+        what: records::Log,
+    },
+    /// The configuration
+    Config {
+        #[command(subcommand)]
+        what: conf::Config,
     },
 }
 
@@ -95,16 +126,23 @@ pub fn run() -> u8 {
         .with_writer(std::io::stderr)
         .with_ansi(colour)
         .init();
+    let config = args.config.as_deref();
     let outcome = match args.command {
         Command::Demo(demo) => demo.run(args.json),
-        Command::Serve { take_over } => serve::run(args.config.as_deref(), take_over),
-        Command::Repo { what } => ask::repo(args.config.as_deref(), args.json, what),
+        Command::Serve { take_over } => serve::run(config, take_over),
+        Command::Hooks { what } => hooks::run(config, args.json, &what),
+        Command::Repo { what } => repo::run(config, args.json, what),
+        Command::Status => status::status(config, args.json),
+        Command::Wait(wait) => wait.run(config, args.json),
+        Command::Verify(verify) => verify.run(config, args.json),
+        Command::Log { what } => what.run(config),
+        Command::Config { what } => conf::run(config, args.json, &what),
         Command::Hook { .. } => Ok(0),
     };
     match outcome {
         Ok(code) => code,
         Err(why) => {
-            eprintln!("refrain: {why:#}");
+            out::note(format_args!("{why:#}"));
             code_of(&why)
         }
     }
@@ -119,10 +157,30 @@ fn code_of(why: &anyhow::Error) -> u8 {
         BAD_CONFIG
     } else if why.is::<Unreachable>() {
         UNREACHABLE
+    } else if why.is::<NotFound>() {
+        NOT_FOUND
     } else {
         1
     }
 }
+
+/// Seconds, fractions allowed.
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    std::time::Duration::try_from_secs_f64(number).map_err(|why| why.to_string())
+}
+
+/// What was named is not there.
+#[derive(Debug)]
+struct NotFound(String);
+
+impl std::fmt::Display for NotFound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotFound {}
 
 /// The configuration is at fault.
 #[derive(Debug)]
@@ -137,6 +195,8 @@ impl std::fmt::Display for BadConfig {
 /// No daemon answers.
 #[derive(Debug)]
 struct Unreachable(String);
+
+impl std::error::Error for Unreachable {}
 
 impl std::fmt::Display for Unreachable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

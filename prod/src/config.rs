@@ -1,5 +1,6 @@
 //! The configuration file: parsed once, every mistake named with its key and file.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,10 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use refrain_core::config::Ack;
 use refrain_core::names::SiteId;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+/// A commented example. Lines that begin with `#= ` are keys that may be left out.
+pub const TEMPLATE: &str = include_str!("config/template.toml");
 
 /// The whole file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Where the log is.
@@ -23,7 +27,7 @@ pub struct File {
 }
 
 /// The log.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
     /// Which kind; only `embedded` is built so far.
@@ -36,7 +40,7 @@ pub struct Log {
 }
 
 /// Kinds of logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogKind {
     /// Segment files, owned by one process.
@@ -48,7 +52,7 @@ fn default_partitions() -> u32 {
 }
 
 /// How pushes are treated.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Push {
     /// `log`, `sites:N` or `all`.
@@ -82,7 +86,7 @@ impl Default for Push {
 }
 
 /// One site.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteConfig {
     /// Its name in the log.
@@ -107,8 +111,8 @@ impl SiteConfig {
 }
 
 /// Bytes: a number, or one with `KiB`, `MiB` or `GiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Size(pub u64);
 
 impl TryFrom<String> for Size {
@@ -127,9 +131,19 @@ impl TryFrom<String> for Size {
     }
 }
 
+impl From<Size> for String {
+    fn from(size: Size) -> String {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units.iter().find(|(unit, _)| size.0 >= *unit && size.0.is_multiple_of(*unit)) {
+            Some((unit, name)) => format!("{}{name}", size.0 / unit),
+            None => format!("{}B", size.0),
+        }
+    }
+}
+
 /// A time: a number of seconds with `s`, fractions allowed, or of milliseconds with `ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Seconds(pub Duration);
 
 impl TryFrom<String> for Seconds {
@@ -145,25 +159,109 @@ impl TryFrom<String> for Seconds {
     }
 }
 
+impl From<Seconds> for String {
+    fn from(seconds: Seconds) -> String {
+        format!("{}s", seconds.0.as_secs_f64())
+    }
+}
+
 /// Where the file is: `--config`, else `REFRAIN_CONFIG`, else `./refrain.toml`, else `/etc/refrain/refrain.toml`.
 pub fn locate(given: Option<&Path>) -> PathBuf {
+    find(given).0
+}
+
+/// And why that one.
+pub fn find(given: Option<&Path>) -> (PathBuf, &'static str) {
     if let Some(path) = given {
-        return path.to_path_buf();
+        return (path.to_path_buf(), "--config");
     }
     if let Some(path) = std::env::var_os("REFRAIN_CONFIG") {
-        return path.into();
+        return (path.into(), "env REFRAIN_CONFIG");
     }
     let here = PathBuf::from("refrain.toml");
-    if here.exists() { here } else { PathBuf::from("/etc/refrain/refrain.toml") }
+    if here.exists() { (here, "default") } else { (PathBuf::from("/etc/refrain/refrain.toml"), "default") }
 }
 
 /// Reads and judges a file.
 pub fn load(path: &Path) -> Result<File> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
-    let file: File = toml::from_str(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
-    judge(&file).with_context(|| format!("in {}", path.display()))?;
-    Ok(file)
+    Ok(read(path)?.file)
+}
+
+/// A configuration in force, and where each value comes from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What holds.
+    pub file: File,
+    /// What the file itself says.
+    pub written: toml::Table,
+    /// What the environment says instead, by key.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Reads and judges a file and what the environment puts over it: `REFRAIN_PUSH__TIMEOUT` is `push.timeout`, and so on
+/// for every key of `[log]` and `[push]`.
+pub fn read(path: &Path) -> Result<Loaded> {
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "cannot read the configuration {}; name one with --config, `refrain config template` shows how it looks",
+            path.display()
+        )
+    })?;
+    let loaded = parse(&text, std::env::vars(), path)?;
+    judge(&loaded.file).with_context(|| format!("in {}", path.display()))?;
+    Ok(loaded)
+}
+
+fn parse(text: &str, env: impl Iterator<Item = (String, String)>, path: &Path) -> Result<Loaded> {
+    // From the text as it is, so that a mistake has its line.
+    let file: File = toml::from_str(text).map_err(|why| explain(&why, text, path))?;
+    let written: toml::Table = toml::from_str(text).map_err(|why| explain(&why, text, path))?;
+    let mut all = written.clone();
+    let mut said = BTreeMap::new();
+    for (variable, value) in env {
+        let Some((section, key)) = of_environment(&variable) else { continue };
+        let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut it| it.remove("v"));
+        let table = all.entry(section.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if let Some(table) = table.as_table_mut() {
+            table.insert(key.clone(), parsed.unwrap_or_else(|| value.clone().into()));
+        }
+        said.insert(format!("{section}.{key}"), variable.clone());
+        // One by one, so that a mistake is known by its variable.
+        all.clone().try_into::<File>().map_err(|why| nearest(why.message(), &format!("environment: {variable}")))?;
+    }
+    let file = if said.is_empty() { file } else { all.try_into()? };
+    Ok(Loaded { file, written, env: said })
+}
+
+fn of_environment(variable: &str) -> Option<(String, String)> {
+    let (section, key) = variable.strip_prefix("REFRAIN_")?.split_once("__")?;
+    matches!(section, "LOG" | "PUSH").then(|| (section.to_lowercase(), key.to_lowercase()))
+}
+
+/// The parser's error with file and line; the line itself names the key of a bad value.
+fn explain(why: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
+    let Some(span) = why.span() else { return nearest(why.message(), &path.display().to_string()) };
+    let number = text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+    let place = format!("{} line {}", path.display(), number + 1);
+    let error = nearest(why.message(), &place);
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    if why.message().starts_with("unknown field") { error } else { anyhow::anyhow!("{error}, in `{line}`") }
+}
+
+/// Of an unknown key the parser says which are known: the nearest one is most likely meant.
+fn nearest(message: &str, place: &str) -> anyhow::Error {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    match quoted.next().filter(|_| message.starts_with("unknown field")) {
+        None => anyhow::anyhow!("{place}: {message}"),
+        Some(unknown) => {
+            let known = quoted.max_by(|a, b| {
+                let like = |known: &str| strsim::jaro_winkler(unknown, known);
+                like(a).total_cmp(&like(b))
+            });
+            let hint = known.map_or_else(String::new, |known| format!("; the nearest known one is `{known}`"));
+            anyhow::anyhow!("{place}: unknown key `{unknown}`{hint}")
+        }
+    }
 }
 
 /// Keys that this version accepts and does nothing with, each with what that means.
@@ -201,7 +299,7 @@ fn judge(file: &File) -> Result<()> {
         bail!("push.inline_max is above 256 KiB, the most that a record holds");
     }
     if file.push.packdata_max.0 > PACKDATA_MAX {
-        bail!("push.packdata_max is above 2 GiB, the most that a record's chunks hold");
+        bail!("push.packdata_max is above 1 GiB, the most that a record's chunks hold");
     }
     ack(&file.push.ack, file.site.len())?;
     Ok(())
@@ -240,53 +338,4 @@ pub fn ack(text: &str, members: usize) -> Result<Ack> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-        [log]
-        kind = "embedded"
-        dir = "/l"
-        [push]
-        timeout = "1.5s"
-        inline_max = "128KiB"
-        [[site]]
-        name = "ams"
-        repos = "/r"
-        state = "/s"
-    "#;
-
-    fn parse(text: &str) -> Result<File> {
-        let file: File = toml::from_str(text)?;
-        judge(&file)?;
-        Ok(file)
-    }
-
-    #[test]
-    fn the_file_of_the_interface_parses() {
-        let file = parse(GOOD).expect("good");
-        assert_eq!(file.push.timeout.0, Duration::from_millis(1_500));
-        assert_eq!(file.push.inline_max, Size(128 << 10));
-        assert_eq!(file.log.partitions, 8);
-        assert_eq!(file.site[0].socket(), PathBuf::from("/s/refrain.sock"));
-    }
-
-    #[test]
-    fn every_mistake_names_its_key() {
-        for (from, to, word) in [
-            ("timeout", "timout", "timout"),
-            ("\"ams\"", "\"AMS\"", "AMS"),
-            ("\"1.5s\"", "\"soon\"", "soon"),
-            ("\"128KiB\"", "\"1MiB\"", "inline_max"),
-            ("timeout = \"1.5s\"", "packdata_max = \"3GiB\"", "packdata_max"),
-            ("timeout = \"1.5s\"", "ack = \"sites:1\"", "sites:1"),
-            ("state =", "http = \"0.0.0.0:80\"\nstate =", "loopback"),
-            ("state =", "http = \"[::]:80\"\nstate =", "loopback"),
-            ("state =", "http = \"here\"\nstate =", "http"),
-            ("state =", "url = \"ftp://a\"\nstate =", "url"),
-        ] {
-            let error = parse(&GOOD.replace(from, to)).expect_err(to);
-            assert!(format!("{error:#}").contains(word), "{error:#}");
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,8 @@ mod fetch;
 mod git;
 mod log;
 mod spool;
+mod status;
+mod tables;
 mod test_points;
 mod upkeep;
 
@@ -30,11 +32,15 @@ use refrain_core::site::Site;
 use refrain_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use clients::{MemberReply, PartitionReply, Request, Response, StatusReply};
+pub(crate) use clients::SOCKET_PATH_MAX;
+pub use clients::{Request, Response};
 pub use fetch::Peers;
 pub(crate) use git::LIFE;
 pub use git::count_repositories;
+pub(crate) use git::managed;
 pub use log::LogPort;
+pub use status::{MemberReply, PartitionReply, StatusReply};
+pub use tables::{RefRow, RepoRow, TableHead};
 
 use crate::journal::Journal;
 
@@ -166,15 +172,15 @@ const STOP_WITHIN: Duration = Duration::from_secs(12);
 /// Starts a site: takes its lock, opens its journal, sweeps its repositories, listens on its socket.
 pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Result<Running> {
     for dir in [&places.repos, &places.state] {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
+        writable(dir)?;
     }
     let locks = [lock(&places.state, "lock")?, lock(&places.repos, ".refrain.lock")?];
-    let journal = Journal::open(&places.state.join("journal.redb"))?;
+    let journal = Arc::new(Journal::open(&places.state.join("journal.redb"))?);
     let restored = journal.restore()?;
     let (facts, inbox) = mpsc::unbounded_channel();
     let git = git::GitPort::new(places.clone(), peers, facts.clone())?;
     git.sweep()?;
-    let clients = clients::listen(&places, facts.clone())?;
+    let clients = clients::listen(&places, facts.clone(), journal.clone())?;
     let (is_ready, ready) = watch::channel(false);
     let seed = seed().context("cannot read random numbers from the system")?;
     let site = config.site.clone();
@@ -183,11 +189,10 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
     let tally = Arc::default();
     let task = Task {
         core,
-        site: site.clone(),
         tally: Arc::clone(&tally),
         clock,
         facts: facts.clone(),
-        journal: Arc::new(journal),
+        journal,
         git,
         log: log.of(&site),
         pushes: BTreeMap::new(),
@@ -205,6 +210,13 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
         ended
     });
     Ok(Running { site, facts, ready, tally, task })
+}
+
+/// A directory that is there and takes files; otherwise the first push would find out.
+fn writable(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
+    let probe = tempfile::Builder::new().prefix(".refrain-probe-").tempfile_in(dir);
+    probe.with_context(|| format!("the directory {} is not writable for this user", dir.display())).map(drop)
 }
 
 /// The state directory is locked by another process: exit code 75.
@@ -261,7 +273,6 @@ impl Clock {
 
 struct Task {
     core: Site,
-    site: SiteId,
     tally: Arc<Mutex<BTreeMap<String, u64>>>,
     clock: Clock,
     facts: mpsc::UnboundedSender<Fact>,
@@ -346,7 +357,7 @@ impl Task {
             }
             Fact::Status(answer) => {
                 // Who asked may have gone away.
-                let _ = answer.send(StatusReply::of(&self.core, &self.site));
+                let _ = answer.send(StatusReply::of(&self.core, |partition| self.log.end(partition)));
                 return;
             }
             Fact::Broken(why) => {

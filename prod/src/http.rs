@@ -60,7 +60,10 @@ pub struct Bound {
 
 /// Binds `addr`.
 pub async fn bind(addr: SocketAddr) -> Result<Bound> {
-    let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot listen for HTTP on {addr}"))?;
+    let listener = TcpListener::bind(addr).await;
+    let listener = listener.with_context(|| {
+        format!("cannot listen for HTTP on {addr}; if another program uses the port, give `http` another one")
+    })?;
     let addr = listener.local_addr()?;
     Ok(Bound { listener, addr })
 }
@@ -141,7 +144,10 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Reply> 
             Ok(()) => page(StatusCode::OK, "text/plain", "ready\n".into()),
             Err(why) => page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{why}\n")),
         },
-        (Route::Status, true) => page(StatusCode::OK, "application/json", report::status(serving).await),
+        (Route::Status, true) => match report::status(serving).await {
+            Ok(text) => page(StatusCode::OK, "application/json", text),
+            Err(why) => page(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", why),
+        },
         (Route::Metrics, true) => page(StatusCode::OK, report::METRICS_TYPE, report::metrics(&serving.own).await),
         (Route::Advertise(repo, service), true) => in_repo(shared, &repo, service, request, true).await,
         (Route::Rpc(repo, service), false) if *request.method() == Method::POST => {

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use refrain_core::aggregator::Accepted;
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::journal::{Commit, Restored, Session, Work};
@@ -64,62 +64,17 @@ impl Journal {
 
     /// What each key holds.
     pub fn read_table(&self, partition: Partition, keys: Vec<TableKey>) -> Result<Vec<(TableKey, Option<TableEntry>)>> {
-        let read = self.db.begin_read()?;
-        let table = read.open_table(TABLES)?;
-        keys.into_iter()
-            .map(|key| {
-                let entry = match table.get(bytes_of(partition, &key).as_slice())? {
-                    Some(bytes) => Some(parse::<TableEntry>(bytes.value())?),
-                    None => None,
-                };
-                Ok((key, entry))
-            })
-            .collect()
+        self.snapshot()?.table(partition, keys)
     }
 
     /// Table entries in the order of their keys.
     pub fn read_rows(&self, rows: &Rows, max: usize) -> Result<Vec<(Partition, TableKey, TableEntry)>> {
-        let read = self.db.begin_read()?;
-        let table = read.open_table(TABLES)?;
-        let mut found = Vec::new();
-        match rows {
-            Rows::Repos { after } => {
-                let mut partition = after.as_ref().map_or(0, |(partition, _)| partition.0);
-                let mut after = after.as_ref().map(|(_, name)| name.as_str());
-                // Between two partitions' repositories lie the first one's refs: one jump a partition.
-                while found.len() < max {
-                    let key = |text: &str| [&partition.to_be_bytes()[..], b"n", text.as_bytes()].concat();
-                    let from = after.map_or_else(|| key(""), |name| [key(name), vec![0]].concat());
-                    let end = [&partition.to_be_bytes()[..], b"o"].concat();
-                    for row in table.range(from.as_slice()..end.as_slice())?.take(max - found.len()) {
-                        let (key, value) = row?;
-                        let name = RepoName::parse(text(&key.value()[5..])?)?;
-                        found.push((Partition(partition), TableKey::Repo(name), parse(value.value())?));
-                    }
-                    let Some(next) = table.range(end.as_slice()..)?.next() else { break };
-                    let next = next?.0.value()[..4].try_into().map(u32::from_be_bytes)?;
-                    (partition, after) = (if next == partition { partition + 1 } else { next }, None);
-                    if table.range(partition.to_be_bytes().as_slice()..)?.next().is_none() {
-                        break;
-                    }
-                }
-            }
-            Rows::Refs { partition, life, after } => {
-                let key = |text: &str| {
-                    [&partition.0.to_be_bytes()[..], b"r", &life.0.to_be_bytes(), text.as_bytes()].concat()
-                };
-                let from = after.as_ref().map_or_else(|| key(""), |name| [key(name.as_str()), vec![0]].concat());
-                for row in table.range(from.as_slice()..)?.take(max) {
-                    let (row, value) = row?;
-                    if !row.value().starts_with(&key("")) {
-                        break;
-                    }
-                    let name = RefName::parse(text(&row.value()[13..])?)?;
-                    found.push((*partition, TableKey::Ref(*life, name), parse(value.value())?));
-                }
-            }
-        }
-        Ok(found)
+        self.snapshot()?.rows(rows, max)
+    }
+
+    /// The journal as it is now, whatever is committed later. Lets no page be used again while it lives.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Ok(Snapshot { read: self.db.begin_read()? })
     }
 
     /// Accepted pushes from `from` on that no commit declared published.
@@ -166,6 +121,77 @@ impl Journal {
         }
         write.commit()?;
         Ok(())
+    }
+}
+
+/// The journal between two commits: tables and positions that belong together.
+pub struct Snapshot {
+    read: ReadTransaction,
+}
+
+impl Snapshot {
+    /// The fold's position in `partition` and all that goes with it; none if nothing was folded yet.
+    pub fn control(&self, partition: Partition) -> Result<Option<Control>> {
+        let table = self.read.open_table(CONTROLS)?;
+        table.get(partition.0)?.map(|bytes| parse(bytes.value())).transpose()
+    }
+
+    /// What each key holds.
+    pub fn table(&self, partition: Partition, keys: Vec<TableKey>) -> Result<Vec<(TableKey, Option<TableEntry>)>> {
+        let table = self.read.open_table(TABLES)?;
+        keys.into_iter()
+            .map(|key| {
+                let entry = match table.get(bytes_of(partition, &key).as_slice())? {
+                    Some(bytes) => Some(parse::<TableEntry>(bytes.value())?),
+                    None => None,
+                };
+                Ok((key, entry))
+            })
+            .collect()
+    }
+
+    /// Table entries in the order of their keys.
+    pub fn rows(&self, rows: &Rows, max: usize) -> Result<Vec<(Partition, TableKey, TableEntry)>> {
+        let table = self.read.open_table(TABLES)?;
+        let mut found = Vec::new();
+        match rows {
+            Rows::Repos { after } => {
+                let mut partition = after.as_ref().map_or(0, |(partition, _)| partition.0);
+                let mut after = after.as_ref().map(|(_, name)| name.as_str());
+                // Between two partitions' repositories lie the first one's refs: one jump a partition.
+                while found.len() < max {
+                    let key = |text: &str| [&partition.to_be_bytes()[..], b"n", text.as_bytes()].concat();
+                    let from = after.map_or_else(|| key(""), |name| [key(name), vec![0]].concat());
+                    let end = [&partition.to_be_bytes()[..], b"o"].concat();
+                    for row in table.range(from.as_slice()..end.as_slice())?.take(max - found.len()) {
+                        let (key, value) = row?;
+                        let name = RepoName::parse(text(&key.value()[5..])?)?;
+                        found.push((Partition(partition), TableKey::Repo(name), parse(value.value())?));
+                    }
+                    let Some(next) = table.range(end.as_slice()..)?.next() else { break };
+                    let next = next?.0.value()[..4].try_into().map(u32::from_be_bytes)?;
+                    (partition, after) = (if next == partition { partition + 1 } else { next }, None);
+                    if table.range(partition.to_be_bytes().as_slice()..)?.next().is_none() {
+                        break;
+                    }
+                }
+            }
+            Rows::Refs { partition, life, after } => {
+                let key = |text: &str| {
+                    [&partition.0.to_be_bytes()[..], b"r", &life.0.to_be_bytes(), text.as_bytes()].concat()
+                };
+                let from = after.as_ref().map_or_else(|| key(""), |name| [key(name.as_str()), vec![0]].concat());
+                for row in table.range(from.as_slice()..)?.take(max) {
+                    let (row, value) = row?;
+                    if !row.value().starts_with(&key("")) {
+                        break;
+                    }
+                    let name = RefName::parse(text(&row.value()[13..])?)?;
+                    found.push((*partition, TableKey::Ref(*life, name), parse(value.value())?));
+                }
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -8,3 +8,4 @@ pub mod hook_wire;
 pub mod http;
 pub mod journal;
 pub mod log;
+pub mod status;

@@ -32,7 +32,7 @@ fn ask(world: &World, site: &str, request: &[u8]) -> (u16, String, String) {
     (status, head.to_string(), body.to_string())
 }
 
-fn get(world: &World, site: &str, path: &str) -> (u16, String, String) {
+pub fn get(world: &World, site: &str, path: &str) -> (u16, String, String) {
     ask(world, site, format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
 }
 

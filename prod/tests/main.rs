@@ -9,14 +9,18 @@ mod damaged;
 mod demo;
 #[cfg(debug_assertions)]
 mod faulty;
+mod hooks;
 mod http;
 mod large;
+mod mistakes;
+mod operator;
 mod oracle;
 #[cfg(debug_assertions)]
 mod points;
 mod processes;
 mod pushes;
 mod rebuild;
+mod records;
 #[cfg(debug_assertions)]
 mod replicated;
 mod serve;

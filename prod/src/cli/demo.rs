@@ -11,10 +11,13 @@ use refrain_core::names::{RefName, RepoName};
 use refrain_core::record::Visibility;
 use refrain_core::table::TableKey;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
+use super::link::{self, Link};
+use super::out::Out;
 use super::serve::Door;
 use super::workbench::{Bench, Pushed};
-use super::{ask, serve};
+use super::{repo, serve};
 use crate::config::{File, Log, LogKind, Push, SiteConfig};
 use crate::driver::{LogPort, Peers, Request, Response, Running};
 use crate::git::Store;
@@ -45,13 +48,13 @@ struct Report {
 struct SiteReport {
     name: String,
     url: String,
-    path: PathBuf,
     refs: usize,
     digest: String,
 }
 
 #[derive(Serialize)]
 struct PushReport {
+    #[serde(skip)]
     what: &'static str,
     site: String,
     #[serde(rename = "ref")]
@@ -86,6 +89,15 @@ impl Demo {
     }
 
     async fn play(&self, dir: &Path, json: bool) -> Result<u8> {
+        // Both signals end it in order, so that a temporary directory goes.
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let asked_to_end = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        tokio::pin!(asked_to_end);
         let file = configuration(dir);
         let log = LogPort::new(EmbeddedLog::open(&file.log.dir, file.log.partitions)?);
         let started = Instant::now();
@@ -95,27 +107,35 @@ impl Demo {
         for site in &sites {
             site.ready().await?;
         }
+        let mut out = Out::new();
         if !json {
-            println!("three sites, ready after {:.0} ms: {}", ms(started), SITES.join(", "));
+            out.line(format_args!("three sites, ready after {:.0} ms: {}", ms(started), SITES.join(", ")))?;
+            out.flush()?;
         }
         let bench_dir = dir.join("clients");
         let pushes = {
             let file = file.clone();
-            tokio::task::spawn_blocking(move || push_all(&file, &bench_dir)).await??
+            let pushing = tokio::task::spawn_blocking(move || push_all(&file, &bench_dir));
+            tokio::select! {
+                pushed = pushing => pushed??,
+                () = &mut asked_to_end => bail!("ended before all pushes were made"),
+            }
         };
         let report = compare(&file, &doors, pushes)?;
         if json {
-            println!("{}", serde_json::to_string(&report)?);
+            out.json(&report)?;
         } else {
-            print(&report);
+            print(&mut out, &report)?;
         }
         if !self.once {
             if !json {
-                println!("\nserving; clone or push at any of these, and end with Ctrl-C:");
-                report.sites.iter().for_each(|site| println!("  git clone {}", site.url));
+                out.line("\nserving; clone or push at any of these, and end with Ctrl-C:")?;
+                report.sites.iter().try_for_each(|site| out.line(format_args!("  git clone {}", site.url)))?;
             }
-            tokio::signal::ctrl_c().await?;
+            out.flush()?;
+            asked_to_end.await;
         }
+        out.flush()?;
         sites.iter().for_each(Running::stop);
         for site in sites {
             site.task.await?;
@@ -142,18 +162,17 @@ fn configuration(dir: &Path) -> File {
 
 /// The story: every kind of push once, at different sites.
 fn push_all(file: &File, dir: &Path) -> Result<Vec<PushReport>> {
-    let repo = RepoName::parse("demo")?;
+    let name = RepoName::parse("demo")?;
     let create = Request::CreateRepo {
-        create_repo: repo,
+        create_repo: name.clone(),
         head: RefName::parse("refs/heads/main")?,
         visibility: Visibility::Applied,
     };
-    let Response::Done { offset, .. } = ask::talk(&file.site[0].socket(), &create)? else {
+    let Response::Done { partition, offset } = link::talk(&file.site[0].socket(), &create)? else {
         bail!("the repository could not be created");
     };
-    let places: Vec<PathBuf> = file.site.iter().map(|site| site.repos.clone()).collect();
-    ask::wait_for(&places, "demo", offset)?;
-    let urls: Vec<PathBuf> = places.iter().map(|place| place.join("demo.git")).collect();
+    repo::wait_for(&Link { file: file.clone() }, &name, (partition, offset), VISIBLE_WITHIN)?;
+    let urls: Vec<PathBuf> = file.site.iter().map(|site| site.repos.join("demo.git")).collect();
     let bench = Bench::new(dir)?;
     let mut pushes = Vec::new();
     let mut told = |what, site: usize, name: &str, pushed: Pushed| -> Result<()> {
@@ -237,7 +256,6 @@ fn compare(file: &File, doors: &[Door], pushes: Vec<PushReport>) -> Result<Repor
         sites.push(SiteReport {
             name: site.name.clone(),
             url: format!("{}/demo.git", door.url),
-            path,
             refs: refs.len(),
             digest: digest.to_string(),
         });
@@ -247,7 +265,7 @@ fn compare(file: &File, doors: &[Door], pushes: Vec<PushReport>) -> Result<Repor
     Ok(Report { sites, pushes, identical })
 }
 
-fn print(report: &Report) {
+fn print(out: &mut Out, report: &Report) -> Result<()> {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(["push", "at", "ref", "outcome", "ack ms", "visible ms later"]);
@@ -256,14 +274,14 @@ fn print(report: &Report) {
         let ack = format!("{:.1}", push.ack_ms);
         table.add_row([push.what, &push.site, &push.name, push.outcome, &ack, &visible]);
     }
-    println!("{table}");
+    out.line(table)?;
     for push in report.pushes.iter().filter(|push| push.reason.is_some()) {
-        println!("{}: {}", push.what, push.reason.as_deref().unwrap_or_default());
+        out.line(format_args!("{}: {}", push.what, push.reason.as_deref().unwrap_or_default()))?;
     }
     for site in &report.sites {
-        println!("{}: {} refs, digest {}", site.name, site.refs, &site.digest[..12]);
+        out.line(format_args!("{}: {} refs, digest {}", site.name, site.refs, &site.digest[..12]))?;
     }
-    println!("{}", if report.identical { "all sites are identical" } else { "THE SITES DIFFER" });
+    out.line(if report.identical { "all sites are identical" } else { "THE SITES DIFFER" })
 }
 
 fn ms(since: Instant) -> f64 {

@@ -1,6 +1,7 @@
 //! `refrain serve`: the sites of the configuration file, until a signal.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::BadConfig;
+use super::out::note;
 use crate::config::{self, File, LogKind};
 use crate::driver::{self, LogPort, Peers, Places, Running};
 use crate::http::{self, Server, Serving};
@@ -46,7 +48,7 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
         tasks.spawn(async move {
             // One that ends before it is ready says why when it is waited for.
             if running.ready().await.is_ok() {
-                announce(&running, door.as_ref())?;
+                announce(&running, door.as_ref());
             }
             let ended = running.task.await?;
             if let Some(door) = door {
@@ -65,7 +67,7 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
                 let Some(ended) = ended else { return Ok(code) };
                 let ended = ended.context("a site's task panicked")??;
                 if ended.code != 0 {
-                    eprintln!("refrain: {}", ended.why);
+                    note(&ended.why);
                     code = ended.code;
                 }
                 stopping = true;
@@ -143,14 +145,12 @@ pub(super) async fn open_http(file: &File, sites: &[Running], peers: &Peers) -> 
     Ok(doors)
 }
 
-fn announce(running: &Running, door: Option<&Door>) -> Result<()> {
-    // Scripts wait for this line: it must not sit in a buffer.
-    use std::io::Write;
+/// Scripts wait for this line: it must not sit in a buffer. Nobody may listen any more, and the daemon serves on.
+fn announce(running: &Running, door: Option<&Door>) {
+    let http = door.map_or_else(|| "-".into(), |door| door.addr.to_string());
     let mut stdout = std::io::stdout().lock();
-    match door {
-        Some(door) => writeln!(stdout, "ready site={} http={}", running.site, door.addr)?,
-        None => writeln!(stdout, "ready site={} http=-", running.site)?,
+    let said = writeln!(stdout, "ready site={} http={http}", running.site).and_then(|()| stdout.flush());
+    if let Err(why) = said {
+        tracing::debug!("nobody reads standard output: {why}");
     }
-    stdout.flush()?;
-    Ok(())
 }

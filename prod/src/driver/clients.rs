@@ -5,25 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use refrain_core::ids::{Oid, Partition};
-use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::ids::Oid;
+use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{Answer, Order, Wish};
-use refrain_core::record::{MemberState, RepoConfigured, Visibility};
-use refrain_core::site::Site;
+use refrain_core::record::{RepoConfigured, Visibility};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
+use super::status::StatusReply;
+use super::tables::{self, RefRow, RepoRow, TableHead};
 use super::{ClientAsk, Fact, Places, PushAsk};
 use crate::hook_wire::{HookReply, HookRequest, HookResult, REPLY_BYTES_MAX};
+use crate::journal::Journal;
 
 /// Connections at once; one more waits until another ends.
 const CLIENTS_MAX: usize = 1_024;
 /// How long open connections may take to be answered when the site stops; with the driver's 12 s below 15 s.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a client may take to read an answer of many lines: until then the journal keeps old pages for it.
+const LINES_WITHIN: Duration = Duration::from_secs(60);
 /// Longest socket path that the system takes.
-const SOCKET_PATH_MAX: usize = 107;
+pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
 /// What may be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +56,16 @@ pub enum Request {
         /// Always true.
         status: bool,
     },
+    /// All repositories, in lines of many.
+    Repos {
+        /// Always true.
+        repos: bool,
+    },
+    /// A repository and its refs as of one offset, in several lines.
+    Table {
+        /// Its name.
+        table: RepoName,
+    },
 }
 
 /// What is answered to anything but a push.
@@ -69,85 +83,14 @@ pub enum Response {
     Refused(String),
     /// The status.
     Status(StatusReply),
-}
-
-/// A site's status.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatusReply {
-    /// A push would succeed now.
-    pub ready: bool,
-    /// Per partition.
-    pub partitions: Vec<PartitionReply>,
-    /// Every site that the log knows, this one too.
-    #[serde(default)]
-    pub members: Vec<MemberReply>,
-}
-
-/// One partition's status.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartitionReply {
-    /// Which.
-    pub partition: u32,
-    /// First offset still open, as of what is flushed.
-    pub applied: Option<u64>,
-    /// The log's end.
-    pub end: Option<u64>,
-    /// Records not applied, by the site's last report.
-    #[serde(default)]
-    pub lag_messages: Option<u64>,
-    /// Age of the first of them by the log's clock, in milliseconds.
-    #[serde(default)]
-    pub lag_ms: Option<u64>,
-    /// Updates whose objects cannot be had; unknown of other sites.
-    pub parked: Option<u32>,
-    /// Why nothing goes on.
-    pub stopped: Option<String>,
-}
-
-/// A member as this site knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberReply {
-    /// Its name.
-    pub name: String,
-    /// joining, active, draining or evicted.
-    pub state: MemberState,
-    /// How far it is, where known.
-    pub partitions: Vec<PartitionReply>,
-}
-
-impl StatusReply {
-    pub(super) fn of(core: &Site, own: &SiteId) -> Self {
-        let lag = core.lag(own);
-        let partitions = core.partitions().map(|it| {
-            let lag = lag.get(&it.partition).copied().flatten();
-            PartitionReply {
-                partition: it.partition.0,
-                applied: it.applied.map(|offset| offset.0),
-                end: it.end.map(|offset| offset.0),
-                lag_messages: lag.map(|lag| lag.messages),
-                lag_ms: lag.map(|lag| lag.millis),
-                parked: Some(it.parked),
-                stopped: it.stopped,
-            }
-        });
-        let partitions: Vec<_> = partitions.collect();
-        let members = core.members().iter().map(|(name, state)| {
-            let lag = core.lag(name);
-            let known = partitions.iter().map(|it| {
-                let lag = lag.get(&Partition(it.partition)).copied().flatten();
-                PartitionReply {
-                    applied: None,
-                    lag_messages: lag.map(|lag| lag.messages),
-                    lag_ms: lag.map(|lag| lag.millis),
-                    parked: None,
-                    stopped: None,
-                    ..it.clone()
-                }
-            });
-            MemberReply { name: name.to_string(), state: *state, partitions: known.collect() }
-        });
-        Self { ready: core.is_ready(), members: members.collect(), partitions }
-    }
+    /// Some repositories; more lines follow.
+    Repos(Vec<RepoRow>),
+    /// What is said of a repository; its refs follow.
+    Table(TableHead),
+    /// Some refs; more lines follow.
+    Refs(Vec<RefRow>),
+    /// The last line of several.
+    End,
 }
 
 /// A socket that is listened on; removed when dropped.
@@ -182,7 +125,7 @@ impl Drop for Listening {
 }
 
 /// Listens on the site's socket. The state directory's lock is held, so a socket file in the way is a corpse's.
-pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>) -> Result<Listening> {
+pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>, journal: Arc<Journal>) -> Result<Listening> {
     let path = places.socket.clone();
     if path.as_os_str().len() > SOCKET_PATH_MAX {
         bail!(
@@ -195,19 +138,21 @@ pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>) -> Res
         std::fs::remove_file(&path).with_context(|| format!("cannot replace the old socket {}", path.display()))?;
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    let repos = Arc::new(places.repos.canonicalize()?);
+    let repos = places.repos.canonicalize()?;
+    let home = Arc::new(Home { repos, facts, journal });
     let (places, closing) = (Arc::new(Semaphore::new(CLIENTS_MAX)), Arc::new(Notify::new()));
-    let accepting = accept(listener, repos, facts, places.clone(), closing.clone());
+    let accepting = accept(listener, home, places.clone(), closing.clone());
     Ok(Listening { path, task: tokio::spawn(accepting), closing, places })
 }
 
-async fn accept(
-    listener: UnixListener,
-    repos: Arc<PathBuf>,
+/// What requests are answered from.
+struct Home {
+    repos: PathBuf,
     facts: mpsc::UnboundedSender<Fact>,
-    places: Arc<Semaphore>,
-    closing: Arc<Notify>,
-) {
+    journal: Arc<Journal>,
+}
+
+async fn accept(listener: UnixListener, home: Arc<Home>, places: Arc<Semaphore>, closing: Arc<Notify>) {
     let mut last_round = false;
     loop {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -223,9 +168,9 @@ async fn accept(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (repos, facts) = (repos.clone(), facts.clone());
+        let home = home.clone();
         tokio::spawn(async move {
-            if let Err(why) = serve(stream, &repos, &facts).await {
+            if let Err(why) = serve(stream, &home).await {
                 tracing::debug!("a client of the socket went away: {why:#}");
             }
             drop(place);
@@ -233,7 +178,8 @@ async fn accept(
     }
 }
 
-async fn serve(stream: UnixStream, repos: &std::path::Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<()> {
+async fn serve(stream: UnixStream, home: &Home) -> Result<()> {
+    let (repos, facts) = (&home.repos, &home.facts);
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     BufReader::new(read).take(REPLY_BYTES_MAX).read_until(b'\n', &mut line).await?;
@@ -242,6 +188,7 @@ async fn serve(stream: UnixStream, repos: &std::path::Path, facts: &mpsc::Unboun
     }
     let mut reply = match serde_json::from_slice::<Request>(&line) {
         Err(why) => serde_json::to_vec(&Response::Refused(format!("the request cannot be read: {why}")))?,
+        Ok(request @ (Request::Repos { .. } | Request::Table { .. })) => return lines(request, home, write).await,
         Ok(Request::Push(request)) => serde_json::to_vec(&push(request, repos, facts).await?)?,
         Ok(request) => serde_json::to_vec(&order(request, facts).await?)?,
     };
@@ -249,6 +196,34 @@ async fn serve(stream: UnixStream, repos: &std::path::Path, facts: &mpsc::Unboun
     write.write_all(&reply).await?;
     super::test_points::pass("after-reply");
     Ok(())
+}
+
+/// An answer of several lines, read from one snapshot of the journal and no faster than the client takes them.
+async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::OwnedWriteHalf) -> Result<()> {
+    let (tell, mut told) = mpsc::channel::<Response>(4);
+    let journal = home.journal.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let line = |response| tell.blocking_send(response).is_ok();
+        match request {
+            Request::Repos { .. } => tables::repos(&journal, line),
+            Request::Table { table } => tables::table(&journal, &table, line),
+            _ => bail!("this is answered in one line"),
+        }
+    });
+    let writing = async {
+        while let Some(response) = told.recv().await {
+            let mut line = serde_json::to_vec(&response)?;
+            line.push(b'\n');
+            write.write_all(&line).await?;
+        }
+        anyhow::Ok(())
+    };
+    let written = tokio::time::timeout(LINES_WITHIN, writing).await;
+    // Nobody takes lines any more, so the reader ends, however this went.
+    drop(told);
+    let read = reading.await.context("reading the journal panicked")?;
+    written.context("the client took too long")??;
+    read
 }
 
 /// Hands a push to the core and waits for its answer. If the daemon stops meanwhile the connection is cut, which the
@@ -289,7 +264,7 @@ async fn push(request: HookRequest, repos: &std::path::Path, facts: &mpsc::Unbou
 
 async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<Response> {
     let order = match request {
-        Request::Push(_) => bail!("a push is no order"),
+        Request::Push(_) | Request::Repos { .. } | Request::Table { .. } => bail!("this is no order"),
         Request::Status { .. } => {
             let (answer, status) = oneshot::channel();
             facts.send(Fact::Status(answer)).ok().context("the daemon has ended")?;

@@ -446,7 +446,7 @@ fn repositories(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The repositories below `dir` that are ours.
-pub(super) fn managed(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn managed(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(repositories(dir)?.into_iter().filter(|path| path.join(LIFE).exists()).collect())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use refrain_core::aggregator::Published;
-use refrain_core::ids::Offset;
+use refrain_core::ids::{Offset, Partition};
 use refrain_core::names::SiteId;
 use refrain_core::port::{Input, LogEffect, LogInput, Read, Topic, Value};
 use refrain_core::progress::Report;
@@ -52,6 +52,11 @@ impl LogPort {
     /// How many partitions the log was created with.
     pub fn partitions(&self) -> u32 {
         self.log.partitions()
+    }
+
+    /// The durable end of a partition of `pushdata`; none if it cannot be told.
+    pub(super) fn end(&self, partition: Partition) -> Option<u64> {
+        self.log.read("pushdata", partition.0, u64::MAX, 0, 0).ok().map(|batch| batch.end)
     }
 
     pub(super) fn execute(&self, effect: LogEffect, facts: &mpsc::UnboundedSender<Fact>) {

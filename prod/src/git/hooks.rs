@@ -35,26 +35,59 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
+/// How a repository's hook is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// There is none.
+    Missing,
+    /// Refrain's own, and right.
+    Installed,
+    /// Refrain's own, and it names another program or socket or cannot be run.
+    Outdated,
+    /// Somebody else's, which says that it hands over to ours, and does.
+    Chained,
+    /// Somebody else's.
+    Foreign,
+}
+
+/// The line by which somebody else's hook says that it hands over to refrain's.
+pub const CHAIN: &str = "# refrain: chained hook";
+
+/// What is at the hook's place.
+pub fn state(repo: &Path, refrain_exe: &Path, socket: &Path) -> Result<State> {
+    let path = hook_path(repo);
+    let wanted = script(refrain_exe, socket)?;
+    let Some(found) = read(&path)? else { return Ok(State::Missing) };
+    let hands_over = wanted.lines().last().unwrap_or_default();
+    let is_chained =
+        found.lines().any(|line| line == CHAIN) && found.lines().any(|line| line.trim_start() == hands_over);
+    Ok(match is_ours(&found) {
+        true if found == wanted && is_executable(&path) => State::Installed,
+        true => State::Outdated,
+        false if is_chained && is_executable(&path) => State::Chained,
+        false => State::Foreign,
+    })
+}
+
+/// Three lines of ours and nothing besides: a script that was made longer by hand is not ours to replace.
 fn is_ours(script: &str) -> bool {
-    script.lines().any(|line| line == MARKER)
+    let lines: Vec<&str> = script.lines().collect();
+    matches!(lines[..], ["#!/bin/sh", MARKER, last] if last.starts_with("exec ") && last.contains(" hook proc-receive "))
 }
 
 /// Writes the hook and the settings that go with it, unless they are there already. A foreign hook is refused.
 pub fn install(repo: &Path, refrain_exe: &Path, socket: &Path) -> Result<()> {
     let path = hook_path(repo);
     let wanted = script(refrain_exe, socket)?;
-    let found = read(&path)?;
-    if found.as_ref().is_some_and(|found| !is_ours(found)) {
-        bail!(
-            "{} is not refrain's, and was left alone; move it away, or let it hand over with `exec {} hook \
-             proc-receive --socket {}` as its last command and add the line `{MARKER}`",
+    match state(repo, refrain_exe, socket)? {
+        State::Foreign => bail!(
+            "{} is not refrain's, and was left alone; move it away, or let it hand over: give it the line \
+             `{CHAIN}`, and as its last command `{}` (it must be executable)",
             path.display(),
-            refrain_exe.display(),
-            socket.display()
-        );
-    }
-    if found.as_ref() != Some(&wanted) || !is_executable(&path) {
-        write(repo, &path, &wanted)?;
+            wanted.lines().last().unwrap_or_default()
+        ),
+        State::Missing | State::Outdated => write(repo, &path, &wanted)?,
+        State::Installed | State::Chained => {}
     }
     // The hook first: with the setting and without a hook, Git would refuse every push.
     super::store::configure(repo)
@@ -85,18 +118,20 @@ pub fn verify(repo: &Path, refrain_exe: &Path, socket: &Path) -> Result<Vec<Stri
     let path = hook_path(repo);
     let shown = path.display();
     let mut problems = Vec::new();
-    match read(&path)? {
-        None => problems.push(format!("{shown} is missing, so pushes are refused; run `refrain hooks install`")),
-        Some(found) if !is_ours(&found) => {
-            problems.push(format!("{shown} is not refrain's; see `refrain hooks install`"))
+    match state(repo, refrain_exe, socket)? {
+        State::Missing => {
+            problems.push(format!("{shown} is missing, so pushes are refused; run `refrain hooks install`"));
         }
-        Some(found) if found != script(refrain_exe, socket)? => {
-            problems.push(format!("{shown} names another program or socket; run `refrain hooks install`"));
-        }
-        Some(_) if !is_executable(&path) => {
+        State::Foreign => problems.push(format!(
+            "{shown} is not refrain's and does not hand over to it; `refrain hooks install` says how to chain it"
+        )),
+        State::Outdated if !is_executable(&path) => {
             problems.push(format!("{shown} is not executable, so Git passes it by; run `refrain hooks install`"));
         }
-        Some(_) => {}
+        State::Outdated => {
+            problems.push(format!("{shown} names another program or socket; run `refrain hooks install`"));
+        }
+        State::Installed | State::Chained => {}
     }
     problems.extend(verify_config(repo)?);
     Ok(problems)
@@ -136,15 +171,24 @@ fn git_config(repo: &Path, key: &str) -> Result<Vec<String>> {
     Ok(text.split_terminator('\0').map(str::to_owned).collect())
 }
 
-/// Removes the hook if it is ours; says whether there was one.
+/// Removes the hook if it is ours, with the setting that makes Git call it: without the hook, Git would refuse every
+/// push. Says whether there was one.
 pub fn uninstall(repo: &Path) -> Result<bool> {
     let path = hook_path(repo);
-    match read(&path)? {
-        None => Ok(false),
-        Some(found) if !is_ours(&found) => bail!("{} is not refrain's, and was left alone", path.display()),
-        Some(_) => {
-            fs::remove_file(&path).with_context(|| format!("{} could not be removed", path.display()))?;
-            Ok(true)
-        }
+    let found = read(&path)?;
+    if found.as_ref().is_some_and(|found| !is_ours(found)) {
+        bail!("{} is not refrain's, and was left alone", path.display());
     }
+    let mut git = std::process::Command::new("git");
+    git.arg("--git-dir").arg(repo).args(["config", "--unset-all", "receive.procReceiveRefs"]);
+    let output = git.output().context("git could not be started; is it installed?")?;
+    // 5 is Git's answer for "not set".
+    if !output.status.success() && output.status.code() != Some(5) {
+        bail!("{}: {}", repo.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    if found.is_none() {
+        return Ok(false);
+    }
+    fs::remove_file(&path).with_context(|| format!("{} could not be removed", path.display()))?;
+    Ok(true)
 }

@@ -7,10 +7,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
 
 use super::Serving;
-use crate::driver::{Asker, PartitionReply, StatusReply};
+use crate::driver::{Asker, StatusReply};
 
 pub(super) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -23,43 +22,16 @@ pub(super) async fn readiness(site: &Asker) -> Result<(), String> {
     if status.ready { Ok(()) } else { Err("this site is still applying earlier pushes".into()) }
 }
 
-/// `status --json` of the interface: this process's sites by themselves, other members as this site knows them.
-pub(super) async fn status(serving: &Serving) -> String {
-    let own = serving.own.status().await;
-    let mut sites = Vec::new();
-    for member in own.iter().flat_map(|own| &own.members) {
-        let of_this_process = serving.all.iter().find(|site| site.site().as_str() == member.name);
-        let (reachable, partitions) = match of_this_process {
-            Some(site) => {
-                let status = site.status().await;
-                let partitions = status.as_ref().map_or(&[][..], |status| &status.partitions);
-                (json!(status.is_some()), partitions.iter().map(partition).collect())
-            }
-            None => (Value::Null, member.partitions.iter().map(partition).collect::<Vec<_>>()),
-        };
-        sites.push(
-            json!({"name": member.name, "state": member.state, "reachable": reachable, "partitions": partitions}),
-        );
-    }
-    if own.is_none() {
-        let name = serving.own.site().as_str();
-        sites.push(json!({"name": name, "state": null, "reachable": false, "partitions": []}));
+/// `status --json` of the interface.
+pub(super) async fn status(serving: &Serving) -> Result<String, String> {
+    let mut own = Vec::new();
+    for site in &serving.all {
+        own.push((site.site().to_string(), site.status().await));
     }
     let repos = serving.repos.clone();
     let count = tokio::task::spawn_blocking(move || crate::driver::count_repositories(&repos)).await;
-    let count = count.ok().and_then(Result::ok);
-    json!({"sites": sites, "repositories": count}).to_string()
-}
-
-fn partition(it: &PartitionReply) -> Value {
-    json!({
-        "partition": it.partition,
-        "applied": it.applied,
-        "end": it.end,
-        "lag_messages": it.lag_messages,
-        "lag_seconds": it.lag_ms.map(seconds),
-        "parked": it.parked,
-    })
+    let count = count.ok().and_then(Result::ok).map(|count| count as u64);
+    serde_json::to_string(&crate::status::document(&own, count)).map_err(|why| why.to_string())
 }
 
 fn seconds(ms: u64) -> f64 {

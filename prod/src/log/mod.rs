@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use embedded::{EmbeddedLog, Stats};
-pub use offline::OfflineLog;
+pub use offline::{OfflineLog, Scan};
 
 /// Longest value: a record of 2 MiB.
 pub const VALUE_MAX: usize = 2 << 20;

@@ -2,6 +2,7 @@
 //!
 //! Takes no lock and changes nothing. Serves whole frames only and stops at the first that is not.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -101,10 +102,7 @@ impl OfflineLog {
         max_records: usize,
         max_bytes: usize,
     ) -> Result<ReadBatch> {
-        let known = TOPICS.iter().find(|(name, _)| *name == topic).map(|(_, many)| *many);
-        if known.is_none_or(|many| partition >= if many { self.meta.partitions } else { 1 }) {
-            return Err(LogError::NoSuch(format!("the log has no partition {partition} of topic {topic}")));
-        }
+        self.check(topic, partition)?;
         let files = list(&self.dir.join(format!("{topic}-{partition}")))?;
         let start = files.first().map_or(0, |(base, _)| *base);
         let mut batch = ReadBatch { records: Vec::new(), next: from.max(start), end: from.max(start), start };
@@ -122,4 +120,64 @@ impl OfflineLog {
         batch.end = batch.next;
         Ok(batch)
     }
+
+    /// Every record from `from` on, each file read once from its beginning.
+    pub fn scan(&self, topic: &str, partition: u32, from: u64) -> Result<Scan> {
+        self.check(topic, partition)?;
+        let mut files = list(&self.dir.join(format!("{topic}-{partition}")))?;
+        let first = files.partition_point(|(base, _)| *base <= from).saturating_sub(1);
+        let files = files.split_off(first).into_iter().map(|(_, path)| path);
+        Ok(Scan { files: files.collect(), open: None, from })
+    }
+
+    fn check(&self, topic: &str, partition: u32) -> Result<()> {
+        let known = TOPICS.iter().find(|(name, _)| *name == topic).map(|(_, many)| *many);
+        if known.is_none_or(|many| partition >= if many { self.meta.partitions } else { 1 }) {
+            return Err(LogError::NoSuch(format!("the log has no partition {partition} of topic {topic}")));
+        }
+        Ok(())
+    }
+}
+
+/// The records of a partition, one after the other; ends where a file ends or is damaged and none follows.
+pub struct Scan {
+    files: VecDeque<PathBuf>,
+    open: Option<(PathBuf, BufReader<File>)>,
+    from: u64,
+}
+
+impl Iterator for Scan {
+    type Item = Result<LogRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.open.is_none() {
+                let path = self.files.pop_front()?;
+                match open(&path) {
+                    Ok(reader) => self.open = Some((path, reader)),
+                    Err(why) => return Some(Err(io(format!("{} cannot be read", path.display()))(why))),
+                }
+            }
+            let (path, reader) = self.open.as_mut()?;
+            match next_frame(reader) {
+                Ok(Some(record)) if record.offset < self.from => {}
+                Ok(Some(record)) => {
+                    self.from = record.offset + 1;
+                    return Some(Ok(record));
+                }
+                Ok(None) => self.open = None,
+                Err(why) => {
+                    let error = io(format!("{} cannot be read", path.display()))(why);
+                    (self.open, self.files) = (None, VecDeque::new());
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<BufReader<File>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+    Ok(BufReader::with_capacity(64 * 1024, file))
 }

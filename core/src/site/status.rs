@@ -1,0 +1,67 @@
+//! How a site is, for people and monitors: positions, lag, members. It only looks.
+
+use alloc::collections::BTreeMap;
+
+use super::Site;
+use crate::ids::{Offset, Partition};
+use crate::monitor::Lag;
+use crate::names::SiteId;
+use crate::progress::Mark;
+use crate::record::MemberTable;
+
+impl Site {
+    /// How far `site` is behind in each partition; `None` where it never reported.
+    pub fn lag(&self, site: &SiteId) -> BTreeMap<Partition, Option<Lag>> {
+        let report = self.peers.of(site);
+        let mark = |partition: &Partition| report.and_then(|report| report.partitions.get(partition));
+        self.parts
+            .iter()
+            .map(|part| (part.partition, self.monitor.lag(part.partition, mark(&part.partition))))
+            .collect()
+    }
+
+    /// The members, as partition 0 has them.
+    pub fn members(&self) -> &MemberTable {
+        &self.parts[0].fold.control().members.table
+    }
+
+    /// What `site` last reported of `partition`; `None` where it never did.
+    pub fn reported(&self, site: &SiteId, partition: Partition) -> Option<&Mark> {
+        self.peers.of(site)?.partitions.get(&partition)
+    }
+
+    /// One line a partition for `status`: position, end, lag, and why it stopped.
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionStatus> + '_ {
+        self.parts.iter().map(|part| {
+            let mark = self.round.marks.get(&part.partition);
+            PartitionStatus {
+                partition: part.partition,
+                applied: mark.map(Mark::first_open),
+                folded: mark.map(|mark| mark.next),
+                end: part.caught_up.then_some(part.end),
+                lag: self.monitor.lag(part.partition, mark),
+                parked: mark.map_or(0, |mark| mark.parked),
+                stopped: part.stopped.clone(),
+            }
+        })
+    }
+}
+
+/// A partition as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Which.
+    pub partition: Partition,
+    /// First offset still open, as of what is durable; `None` if nothing was journalled yet.
+    pub applied: Option<Offset>,
+    /// The fold's position, as of what is durable; `None` likewise.
+    pub folded: Option<Offset>,
+    /// The log's end; `None` before it was seen.
+    pub end: Option<Offset>,
+    /// How far behind that is; `None` as for `applied`.
+    pub lag: Option<Lag>,
+    /// Updates whose objects cannot be had.
+    pub parked: u32,
+    /// Why nothing goes on.
+    pub stopped: Option<alloc::string::String>,
+}
