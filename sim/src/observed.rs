@@ -13,6 +13,8 @@ use refrain_core::record::{Body, Record};
 
 use crate::repo::unpack;
 
+use crate::oids::{OidMap, OidSet};
+
 /// A simulated object's content: what it points to. Ids are made from content by the workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -39,11 +41,11 @@ pub struct RepoView {
     /// Refs as Git shows them now (`refs/refrain/` left out).
     pub refs: BTreeMap<RefName, Oid>,
     /// The ids of the objects in the store now, flushed or not.
-    pub objects: BTreeSet<Oid>,
+    pub objects: OidSet,
     /// Refs as they would be after a power failure at this moment.
     pub durable_refs: BTreeMap<RefName, Oid>,
     /// Objects that would be left after a power failure at this moment.
-    pub durable_objects: BTreeSet<Oid>,
+    pub durable_objects: OidSet,
     /// How often objects left `objects` or `durable_objects` (gc, power failure, repository removed, disk lost).
     pub swept: u64,
 }
@@ -126,7 +128,7 @@ pub enum Event {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// Every object that ever was, by id (ids are never reused for other content).
-    pub objects: BTreeMap<Oid, Object>,
+    pub objects: OidMap<Object>,
     /// `pushdata`, per partition, all that is durable, ascending offsets.
     pub log: BTreeMap<Partition, Vec<Entry>>,
     /// The bytes of each chunk on `packdata` that ever was durable.

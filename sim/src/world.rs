@@ -6,7 +6,7 @@ mod disk;
 mod faults;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use refrain_core::config::Config;
 use refrain_core::ids::{Oid, Op};
@@ -22,6 +22,7 @@ use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::log::{Append, Log};
 use crate::net::Net;
+use crate::oids::{OidMap, OidSet};
 use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
 use crate::queue::Queue;
 use crate::repo::Repo;
@@ -95,8 +96,8 @@ pub struct World {
     /// Calls into cores.
     pub handles: u64,
     pub(crate) queue: Queue<Happening>,
-    pub(crate) generations: BTreeMap<Oid, u32>,
-    pub(crate) everything: BTreeSet<Oid>,
+    pub(crate) generations: OidMap<u32>,
+    pub(crate) everything: OidSet,
     pub(crate) hosts: Vec<Host>,
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) clients: Clients,
@@ -138,8 +139,8 @@ impl World {
             (0..plan.repos.len()).map(|at| RepoName::parse(&format!("repo{at}")).expect("a good name")).collect();
         let mut world = Self {
             queue: Queue::new(root.fork("tie")),
-            generations: BTreeMap::new(),
-            everything: BTreeSet::new(),
+            generations: OidMap::default(),
+            everything: OidSet::default(),
             hosts,
             daemons: Vec::new(),
             clients: Clients::new(&plan, root.fork("workload")),

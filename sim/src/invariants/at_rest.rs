@@ -14,6 +14,7 @@ use super::pushes::judged_updates;
 use super::walk::missing;
 use super::{broken, short};
 use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
+use crate::oids::OidSet;
 
 const NAME: &str = "at-rest";
 
@@ -81,7 +82,7 @@ fn objects_exist(seen: &Observed, partition: Partition, offset: Offset) -> bool 
     let Some(decision) = seen.naive.decision(partition, offset) else { return true };
     let record = decision.record.as_ref();
     let Some(repo) = record.and_then(|record| record.header.repo.as_ref()) else { return true };
-    let stores: Vec<&BTreeSet<Oid>> =
+    let stores: Vec<&OidSet> =
         seen.sites.values().filter_map(|site| site.repos.get(repo)).map(|view| &view.objects).collect();
     let decisions = seen.naive.partitions.get(&partition).into_iter().flat_map(|state| state.decisions.values());
     let records = decisions.filter_map(|decision| decision.record.as_ref());
@@ -89,7 +90,7 @@ fn objects_exist(seen: &Observed, partition: Partition, offset: Offset) -> bool 
     let packed: BTreeSet<Oid> = ours.flat_map(|record| seen.pack_of(partition, record)).collect();
     let tips = judged_updates(decision).filter(|(_, word)| *word == "accepted").filter_map(|(update, _)| update.new);
     let has = |oid: &Oid| packed.contains(oid) || stores.iter().any(|store| store.contains(oid));
-    missing(&seen.objects, tips, &mut BTreeSet::new(), has).is_none()
+    missing(&seen.objects, tips, &mut OidSet::default(), has).is_none()
 }
 
 fn refs_differ(seen: &Observed, site: &SiteId, view: &SiteView) -> Vec<String> {
