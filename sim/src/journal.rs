@@ -81,7 +81,8 @@ impl Journal {
 
     /// A range of the tables.
     pub fn rows(&self, rows: Rows, max: usize) -> Vec<(Partition, TableKey, TableEntry)> {
-        let row = |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), entry.clone());
+        let row =
+            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), entry.clone());
         match rows {
             Rows::Repos { after } => {
                 let from = after.as_ref().map_or(Partition(0), |(partition, _)| *partition);

@@ -17,9 +17,6 @@ use crate::observed::RepoView;
 use crate::oids::{OidMap, OidSet};
 use crate::walk::Universe;
 
-/// Objects younger than this are never collected, in virtual microseconds. Git's two weeks would outlast a run.
-pub const PRUNE_AGE: u64 = 10 * 60 * 1_000_000;
-
 /// What of a repository nobody outside sees.
 #[derive(Clone, Debug)]
 pub struct Extra {
@@ -315,13 +312,13 @@ impl Repo<'_> {
         }
     }
 
-    /// Removes what nothing reaches and nobody wrote lately. Gives how many.
-    pub fn collect(&mut self, universe: &Universe<'_>, now: u64, busy: &OidSet) -> usize {
+    /// Removes what nothing reaches and nobody wrote for `age` microseconds. Gives how many.
+    pub fn collect(&mut self, universe: &Universe<'_>, now: u64, age: u64, busy: &OidSet) -> usize {
         let kept = self.extra.keeps.values().flat_map(|(tips, _)| tips.iter().copied());
         let shown = self.view.refs.values().copied();
         let tips: Vec<Oid> = shown.chain(kept).chain(self.extra.found.iter().copied()).collect();
         let reachable = universe.reachable(&self.view.objects, tips);
-        let young = |oid: &Oid| self.extra.written.get(oid).is_some_and(|at| at + PRUNE_AGE > now);
+        let young = |oid: &Oid| self.extra.written.get(oid).is_some_and(|at| at + age > now);
         let dead: Vec<Oid> = self
             .view
             .objects

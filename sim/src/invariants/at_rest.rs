@@ -100,8 +100,13 @@ fn refs_differ(seen: &Observed, site: &SiteId, view: &SiteView) -> Vec<String> {
         seen.naive.repos().map(|(name, repo)| (name, &repo.refs)).collect();
     let names: BTreeSet<&RepoName> = table.keys().copied().chain(view.repos.keys()).collect();
     for repo in names {
+        let (known, there) = (seen.naive.repo(repo), view.repos.get(repo));
+        let (should, is) = (known.map(|repo| &repo.head), there.map(|view| view.head.as_ref()));
+        if should.is_some() != is.is_some() || is.flatten().is_some_and(|is| Some(is) != should) {
+            found.push(format!("{site} has {repo} with HEAD {is:?}; the log says {should:?}"));
+        }
         let wanted = table.get(repo).copied().unwrap_or(&none);
-        let shown = view.repos.get(repo).map_or(&none, |view| &view.refs);
+        let shown = there.map_or(&none, |view| &view.refs);
         if wanted == shown {
             continue;
         }
@@ -137,6 +142,7 @@ fn digests_differ(seen: &Observed) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::invariants::testing::{World, absent, run, update, value};
+    use crate::observed::RepoView;
 
     fn resting() -> World {
         let mut world = World::opened(&["ams"]);
@@ -166,6 +172,22 @@ mod tests {
         assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 1, "behind");
         world.report("ams", end, &[end - 2]);
         assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 1, "stuck");
+    }
+
+    #[test]
+    fn a_repository_that_is_not_there_or_has_another_head_is_found() {
+        let mut world = resting();
+        let end = world.end();
+        world.report("ams", end, &[]);
+        let (site, repo) = (SiteId::parse("ams").expect("valid"), RepoName::parse("demo").expect("valid"));
+        let at =
+            |world: &mut World| world.seen.sites.get_mut(&site).and_then(|it| it.repos.remove(&repo)).expect("there");
+        let view = at(&mut world);
+        let other = RefName::parse("refs/heads/other").ok();
+        world.seen.sites.get_mut(&site).expect("there").repos.insert(repo.clone(), RepoView { head: other, ..view });
+        assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 1, "another HEAD");
+        at(&mut world);
+        assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 2, "gone, and its ref with it");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Between a daemon and its disk: work takes time, and what a crash finds under way is done in part.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use refrain_core::ids::{Oid, Op};
@@ -204,6 +203,10 @@ impl World {
                 GitInput::RefsDigested { op, digests: digests.collect() }
             }
             GitEffect::ReadRefs { repo, after, max, .. } => {
+                if !self.hosts[host].shadow {
+                    let site = self.hosts[host].site.clone();
+                    self.observed.sites.get_mut(&site).expect("known").looks += 1;
+                }
                 let refs = self.shown(host, &repo).map(|refs| {
                     let behind = refs.iter().filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
                     behind.take(max).map(|(name, value)| (name.clone(), *value)).collect()
@@ -299,11 +302,14 @@ impl World {
         }
         match shape {
             Some(shape) if same => {
+                if let Some(view) = self.views(host).get_mut(repo) {
+                    view.head = Some(shape.head.clone());
+                }
                 self.hosts[host].disk.extras.get_mut(repo).expect("found above").shape = shape;
             }
             Some(shape) => {
+                let view = RepoView { head: Some(shape.head.clone()), ..self.new_view() };
                 self.hosts[host].disk.extras.insert(repo.clone(), Extra::new(shape));
-                let view = self.new_view();
                 self.views(host).insert(repo.clone(), view);
             }
             None => {
