@@ -68,7 +68,7 @@ pub struct SiteView {
     pub in_flight: usize,
     /// Sum of parked updates in its last durable report.
     pub parked: u32,
-    /// How far each site is behind, as this site's `status` says it.
+    /// How far each site is behind, as this site's `status` says it once faults have stopped.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
     /// How often its daemons looked at single refs because a repository's sum differed from the table's.
     pub looks: u64,

@@ -491,35 +491,4 @@ impl World {
             }
         }
     }
-
-    fn tick(&mut self) {
-        self.refresh_views();
-        self.emit(&Event::Tick);
-        self.queue.after(SECOND, Happening::Tick);
-        self.look_for_calm();
-    }
-
-    fn refresh_views(&mut self) {
-        for host in &self.hosts {
-            let Some(core) = host.daemon.and_then(|daemon| self.daemons[daemon as usize].core.as_ref()) else {
-                continue;
-            };
-            if host.shadow {
-                continue;
-            }
-            let view = self.observed.sites.get_mut(&host.site).expect("known");
-            view.held = core.held();
-            view.in_flight = core.in_flight();
-            view.lag = self.plan.sites.iter().map(|name| SiteId::parse(name).expect("checked")).fold(
-                BTreeMap::new(),
-                |mut lags, site| {
-                    let lag = core.lag(&site);
-                    lags.insert(site, lag);
-                    lags
-                },
-            );
-            let report = self.observed.reports.get(&host.site);
-            view.parked = report.map_or(0, |report| report.partitions.values().map(|mark| mark.parked).sum());
-        }
-    }
 }
