@@ -103,6 +103,10 @@ mutants! {
     FlipWithoutMembers = "flip-without-members",
     /// A staged update is shown because an old instance, whose disk may be lost, had staged it.
     FlipOldInstance = "flip-old-instance",
+    /// No hidden ref holds a staged push's objects while it waits for the other sites.
+    KeepNotTaken = "keep-not-taken",
+    /// A start does not listen whether a foreign instance of the site is alive.
+    ForeignUnheard = "foreign-unheard",
     /// A membership table is merged into the one in force instead of replacing it.
     MembersMerged = "members-merged",
     /// `ok` is said before the origin shows the refs.

@@ -205,7 +205,9 @@ impl Session {
         let site = &self.config.site;
         let speaker = self.speaker(&parts[0]).cloned();
         let own = speaker.as_ref().is_none_or(|it| self.stored.counted == Some((it.epoch, it.instance)));
-        if let Some(speaker) = speaker.filter(|_| !own && !self.config.take_over) {
+        if let Some(speaker) =
+            speaker.filter(|_| !own && !self.config.take_over && !self.config.mutants.on(Mutant::ForeignUnheard))
+        {
             let report = peers.of(site).filter(|it| it.instance == speaker.instance).map_or(0, |it| it.number);
             // It speaks in any partition: the sum grows with each record that counts.
             let seq = parts.iter().filter_map(|part| self.speaker(part)).map(|it| it.seq.0).max().unwrap_or(0);

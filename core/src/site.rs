@@ -407,6 +407,10 @@ impl Site {
             ClientInput::Order { id, order } => {
                 let partition = order.repo().map_or(Partition(0), |repo| self.home(repo));
                 let part = &mut self.parts[partition.0 as usize];
+                if part.stopped.is_some() {
+                    let outcome = Err(words::STOPPED.to_string());
+                    return self.out.client(ClientEffect::Ordered { id, outcome });
+                }
                 part.producer.order(now, &mut self.out, id, order);
                 part.check(now, &mut self.out, id);
             }

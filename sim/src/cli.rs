@@ -333,7 +333,7 @@ fn mutants(json: bool, seeds: u64, only: &[String], jobs: Option<usize>) -> Resu
     }
     for mutant in if only.is_empty() { Mutant::ALL } else { &chosen } {
         let range = Range { from: 0, to: seeds, within: None, jobs: jobs_of(jobs), until_caught: true };
-        let summary = sweep(&Scenario::default(), range, Some(*mutant), &|_| {});
+        let summary = sweep(&Scenario::home(*mutant), range, Some(*mutant), &|_| {});
         let caught = summary.failures.first();
         let by = caught.map(|report| report.outcome.word().to_string());
         let seed = caught.map(|report| report.seed.text.clone());

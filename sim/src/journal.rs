@@ -1,13 +1,18 @@
 //! A simulated journal: transactions are atomic, and durable when they are answered.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use refrain_core::aggregator::Accepted;
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::journal::{Commit, Restored, Session, Work};
+use refrain_core::names::RefName;
 use refrain_core::port::Rows;
 use refrain_core::refdb::Control;
 use refrain_core::table::{TableEntry, TableKey};
+
+/// No name of a ref comes before this one.
+const FIRST_NAME: &str = "refs/!/!";
 
 /// One state directory's content.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +20,7 @@ pub struct Journal {
     /// Who wrote last.
     pub session: Session,
     controls: BTreeMap<Partition, Control>,
-    tables: BTreeMap<(Partition, TableKey), TableEntry>,
+    tables: BTreeMap<Partition, BTreeMap<TableKey, TableEntry>>,
     work: BTreeMap<(Partition, Offset), Work>,
     verdicts: BTreeMap<(Partition, Offset), Accepted>,
 }
@@ -30,9 +35,10 @@ impl Journal {
             self.controls.insert(control.partition, control);
         }
         for (partition, key, entry) in commit.tables {
+            let table = self.tables.entry(partition).or_default();
             match entry {
-                Some(entry) => self.tables.insert((partition, key), entry),
-                None => self.tables.remove(&(partition, key)),
+                Some(entry) => table.insert(key, entry),
+                None => table.remove(&key),
             };
         }
         for (partition, offset, work) in commit.work {
@@ -64,28 +70,44 @@ impl Journal {
 
     /// Point reads.
     pub fn read(&self, partition: Partition, keys: Vec<TableKey>) -> Vec<(TableKey, Option<TableEntry>)> {
+        let table = self.tables.get(&partition);
         keys.into_iter()
             .map(|key| {
-                let place = (partition, key);
-                let entry = self.tables.get(&place).cloned();
-                (place.1, entry)
+                let entry = table.and_then(|table| table.get(&key)).cloned();
+                (key, entry)
             })
             .collect()
     }
 
     /// A range of the tables.
     pub fn rows(&self, rows: Rows, max: usize) -> Vec<(Partition, TableKey, TableEntry)> {
-        let behind = |(partition, key): &(Partition, TableKey)| match (&rows, key) {
-            (Rows::Repos { after }, TableKey::Repo(name)) => {
-                after.as_ref().is_none_or(|(at, after)| (partition, name) > (at, after))
+        let row =
+            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), entry.clone());
+        match rows {
+            Rows::Repos { after } => {
+                let from = after.as_ref().map_or(Partition(0), |(partition, _)| *partition);
+                let tables = self.tables.range(from..);
+                let repos = tables.flat_map(|(partition, table)| {
+                    let repos = table.iter().take_while(|(key, _)| matches!(key, TableKey::Repo(_)));
+                    repos.map(|entry| row(*partition, entry))
+                });
+                let behind = |partition: &Partition, key: &TableKey| match (&after, key) {
+                    (Some((at, after)), TableKey::Repo(name)) => (partition, name) > (at, after),
+                    _ => true,
+                };
+                repos.filter(|(partition, key, _)| behind(partition, key)).take(max).collect()
             }
-            (Rows::Refs { partition: at, life, after }, TableKey::Ref(of, name)) => {
-                (at, life) == (partition, of) && after.as_ref().is_none_or(|after| name > after)
+            Rows::Refs { partition, life, after } => {
+                let Some(table) = self.tables.get(&partition) else { return Vec::new() };
+                let from = match after {
+                    Some(after) => Bound::Excluded(TableKey::Ref(life, after)),
+                    None => Bound::Included(TableKey::Ref(life, RefName::parse(FIRST_NAME).expect("a good name"))),
+                };
+                let of_life = |key: &TableKey| matches!(key, TableKey::Ref(of, _) if *of == life);
+                let refs = table.range((from, Bound::Unbounded)).take_while(|(key, _)| of_life(key));
+                refs.take(max).map(|entry| row(partition, entry)).collect()
             }
-            _ => false,
-        };
-        let rows = self.tables.iter().filter(|(place, _)| behind(place));
-        rows.take(max).map(|((partition, key), entry)| (*partition, key.clone(), entry.clone())).collect()
+        }
     }
 
     /// Accepted pushes from an offset on.

@@ -13,6 +13,7 @@ pub mod log;
 pub mod naive;
 pub mod net;
 pub mod observed;
+pub mod oids;
 pub mod operator;
 pub mod queue;
 pub mod repo;

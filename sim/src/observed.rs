@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use refrain_core::ids::{Epoch, Instance, Offset, Oid, Partition, PushId};
+use refrain_core::monitor::Lag;
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{Answer, Wish};
 use refrain_core::progress::Report;
 use refrain_core::record::{Body, Record};
 
 use crate::repo::unpack;
+
+use crate::oids::{OidMap, OidSet};
 
 /// A simulated object's content: what it points to. Ids are made from content by the workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +39,16 @@ pub struct Entry {
 /// One repository at one site, as a reader or an administrator finds it.
 #[derive(Clone, Debug, Default)]
 pub struct RepoView {
+    /// What HEAD points to.
+    pub head: Option<RefName>,
     /// Refs as Git shows them now (`refs/refrain/` left out).
     pub refs: BTreeMap<RefName, Oid>,
     /// The ids of the objects in the store now, flushed or not.
-    pub objects: BTreeSet<Oid>,
+    pub objects: OidSet,
     /// Refs as they would be after a power failure at this moment.
     pub durable_refs: BTreeMap<RefName, Oid>,
     /// Objects that would be left after a power failure at this moment.
-    pub durable_objects: BTreeSet<Oid>,
+    pub durable_objects: OidSet,
     /// How often objects left `objects` or `durable_objects` (gc, power failure, repository removed, disk lost).
     pub swept: u64,
 }
@@ -63,6 +68,21 @@ pub struct SiteView {
     pub in_flight: usize,
     /// Sum of parked updates in its last durable report.
     pub parked: u32,
+    /// How far each site is behind, as this site's `status` says it once faults have stopped.
+    pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
+    /// How often its daemons looked at single refs because a repository's sum differed from the table's.
+    pub looks: u64,
+}
+
+/// A daemon's start.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// When, by the log's clock.
+    pub at_ms: u64,
+    /// The last pair of this disk that counted, as its journal had it then.
+    pub own: Option<(Epoch, Instance)>,
+    /// An operator said that it takes the site over.
+    pub take_over: bool,
 }
 
 /// A push as its client knows it.
@@ -126,7 +146,7 @@ pub enum Event {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// Every object that ever was, by id (ids are never reused for other content).
-    pub objects: BTreeMap<Oid, Object>,
+    pub objects: OidMap<Object>,
     /// `pushdata`, per partition, all that is durable, ascending offsets.
     pub log: BTreeMap<Partition, Vec<Entry>>,
     /// The bytes of each chunk on `packdata` that ever was durable.
@@ -143,6 +163,8 @@ pub struct Observed {
     pub naive: crate::naive::Naive,
     /// Pairs that ever were started by the world, with the daemon's number.
     pub daemons: BTreeMap<u64, (SiteId, Epoch, Instance)>,
+    /// How each daemon was started.
+    pub starts: BTreeMap<u64, Start>,
     /// Daemons that run on a copy of their site's machine: what they say of a disk is about another one than in
     /// `sites`.
     pub shadows: BTreeSet<u64>,

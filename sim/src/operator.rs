@@ -69,7 +69,21 @@ impl World {
                 self.coverage.mark("workload", "repo-deleted");
                 let creation = self.creation(repo);
                 let order = Order::DeleteRepo { repo: self.repos[repo].clone() };
-                self.add_task(now, order, None, vec![(gone_for, creation)], false);
+                self.add_task(now, order.clone(), None, vec![(gone_for, creation.clone())], false);
+                // Another operator has the same idea, or works on what is about to go; both orders may be on their way.
+                let at = now + self.clients.rng.below(gone_for.min(SECOND) + SECOND / 4);
+                let (order, then) = match self.clients.rng.below(4) {
+                    0 => (order, vec![(gone_for, creation)]),
+                    1 => (creation, Vec::new()),
+                    2 => {
+                        let (wish, back) = configuration(self.clients.rng.bits());
+                        let repo = self.repos[repo].clone();
+                        let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
+                        (Order::ConfigureRepo { repo, wish }, vec![(SECOND, back)])
+                    }
+                    _ => return,
+                };
+                self.add_task(at, order, None, then, false);
             }
             Chore::Member { site, evict, out_for } => {
                 if self.clients.member_busy {

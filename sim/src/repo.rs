@@ -5,18 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use refrain_core::ids::{Offset, Oid};
+use refrain_core::ids::{Digest, Offset, Oid};
 use refrain_core::names::RefName;
 use refrain_core::port::{Edit, Hide, Prepared, Received, RefSet, RepoShape};
 use refrain_core::record::Have;
 use refrain_core::rng::Rng;
+use refrain_core::table::TableKey;
 
 use crate::dice::Dice;
 use crate::observed::RepoView;
+use crate::oids::{OidMap, OidSet};
 use crate::walk::Universe;
-
-/// Objects younger than this are never collected, in virtual microseconds. Git's two weeks would outlast a run.
-pub const PRUNE_AGE: u64 = 10 * 60 * 1_000_000;
 
 /// What of a repository nobody outside sees.
 #[derive(Clone, Debug)]
@@ -26,7 +25,7 @@ pub struct Extra {
     /// The directory itself was flushed.
     pub durable: bool,
     /// When each object was last written.
-    pub written: BTreeMap<Oid, u64>,
+    pub written: OidMap<u64>,
     /// Objects that a power failure may take.
     pub unflushed: BTreeSet<Oid>,
     /// Refs whose last change a power failure may take.
@@ -39,6 +38,8 @@ pub struct Extra {
     pub stale_locks: BTreeSet<RefName>,
     /// Somebody else holds all locks until then.
     pub locked_until: u64,
+    /// The sum of the refs' hashes under a key, and their number, for as long as no ref changes.
+    summed: Option<(Digest, (Digest, u64))>,
 }
 
 /// A repository at hand.
@@ -64,13 +65,14 @@ impl Extra {
         Self {
             shape,
             durable: false,
-            written: BTreeMap::new(),
+            written: OidMap::default(),
             unflushed: BTreeSet::new(),
             unflushed_refs: BTreeSet::new(),
             keeps: BTreeMap::new(),
             found: BTreeSet::new(),
             stale_locks: BTreeSet::new(),
             locked_until: 0,
+            summed: None,
         }
     }
 }
@@ -78,6 +80,12 @@ impl Extra {
 /// A pack in this world: the ids, one after the other.
 pub fn pack(objects: &[Oid]) -> Vec<u8> {
     objects.iter().flat_map(|oid| oid.0).collect()
+}
+
+fn sum_of(refs: &BTreeMap<RefName, Oid>, key: Digest) -> (Digest, u64) {
+    let mut digest = Digest(0);
+    refs.iter().for_each(|(name, value)| digest.add(TableKey::hash_ref(key, name, value)));
+    (digest, refs.len() as u64)
 }
 
 /// And back.
@@ -105,7 +113,7 @@ impl Repo<'_> {
 
     /// What receive-pack stores of a push: everything below `tips` that no shown ref reaches. `source` is the client's
     /// own store, which has all.
-    pub fn receive_push(&mut self, universe: &Universe<'_>, source: &BTreeSet<Oid>, now: u64, tips: &[Oid]) {
+    pub fn receive_push(&mut self, universe: &Universe<'_>, source: &OidSet, now: u64, tips: &[Oid]) {
         let shown: Vec<Oid> = self.view.refs.values().copied().filter(|oid| self.view.objects.contains(oid)).collect();
         let walked = universe.walk(source, tips, &shown);
         self.write(now, &walked.found);
@@ -205,6 +213,22 @@ impl Repo<'_> {
             None => self.view.refs.remove(&edit.name),
         };
         self.extra.unflushed_refs.insert(edit.name.clone());
+        self.extra.summed = None;
+    }
+
+    /// The sum of the refs' hashes, and their number.
+    pub fn refs_sum(&mut self, key: Digest) -> (Digest, u64) {
+        match self.extra.summed {
+            Some((under, sum)) if under == key => {
+                debug_assert_eq!(sum, sum_of(&self.view.refs, key), "whoever changes a ref forgets the sum");
+                sum
+            }
+            _ => {
+                let sum = sum_of(&self.view.refs, key);
+                self.extra.summed = Some((key, sum));
+                sum
+            }
+        }
     }
 
     /// A flush begins: what is written later is not in it.
@@ -248,6 +272,7 @@ impl Repo<'_> {
 
     /// The power fails: what is not flushed is lost, each for itself.
     pub fn lose_unflushed(&mut self, rng: &mut Rng) {
+        self.extra.summed = None;
         for oid in std::mem::take(&mut self.extra.unflushed) {
             if rng.percent(50) {
                 self.view.swept += 1;
@@ -287,13 +312,13 @@ impl Repo<'_> {
         }
     }
 
-    /// Removes what nothing reaches and nobody wrote lately. Gives how many.
-    pub fn collect(&mut self, universe: &Universe<'_>, now: u64, busy: &BTreeSet<Oid>) -> usize {
+    /// Removes what nothing reaches and nobody wrote for `age` microseconds. Gives how many.
+    pub fn collect(&mut self, universe: &Universe<'_>, now: u64, age: u64, busy: &OidSet) -> usize {
         let kept = self.extra.keeps.values().flat_map(|(tips, _)| tips.iter().copied());
         let shown = self.view.refs.values().copied();
         let tips: Vec<Oid> = shown.chain(kept).chain(self.extra.found.iter().copied()).collect();
         let reachable = universe.reachable(&self.view.objects, tips);
-        let young = |oid: &Oid| self.extra.written.get(oid).is_some_and(|at| at + PRUNE_AGE > now);
+        let young = |oid: &Oid| self.extra.written.get(oid).is_some_and(|at| at + age > now);
         let dead: Vec<Oid> = self
             .view
             .objects

@@ -1,6 +1,7 @@
 //! Scenario files: TOML that says what a run is about. What it leaves open, the seed draws.
 
 use anyhow::{Context, bail};
+use refrain_core::mutant::Mutant;
 use serde::Deserialize;
 
 use crate::fault::{Kind, Strike};
@@ -38,6 +39,10 @@ pub struct Scenario {
     pub ack: Option<String>,
     /// How many of a hundred repositories show only what every active site has staged.
     pub replicated_percent: u32,
+    /// How long a site waits for the others before it shows what is staged, in seconds.
+    pub flip_seconds: u64,
+    /// Garbage younger than this is never collected, in seconds. Git's two weeks would outlast a run.
+    pub prune_seconds: u64,
     /// Nobody decides: what is appended is accepted.
     pub refdb_none: bool,
     /// Marks that a sweep must have met.
@@ -113,6 +118,8 @@ impl Default for Scenario {
             without: Vec::new(),
             ack: None,
             replicated_percent: 25,
+            flip_seconds: 30,
+            prune_seconds: 600,
             refdb_none: false,
             covers: Vec::new(),
             expect: Expect::default(),
@@ -180,6 +187,18 @@ impl Scenario {
             bail!("1 to 9 sites, and times above 0");
         }
         Ok(scenario)
+    }
+
+    /// Where a known bug is looked for: the built-in scenario, or one that brings about what it takes.
+    pub fn home(mutant: Mutant) -> Self {
+        let (name, text) = match mutant {
+            Mutant::KeepNotTaken => ("faults/keeps", include_str!("../../scenarios/faults/keeps.toml")),
+            _ => return Self::default(),
+        };
+        let mut scenario = Self::parse(text).expect("a file of this repository");
+        scenario.name = name.rsplit('/').next().unwrap_or(name).to_string();
+        scenario.path = format!("scenarios/{name}.toml");
+        scenario
     }
 
     /// A workload feature is on.

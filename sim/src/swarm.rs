@@ -44,6 +44,10 @@ pub struct Plan {
     pub pack_max: u64,
     /// Length of its chunks.
     pub chunk_bytes: u64,
+    /// How long a site waits for the others before it shows what is staged, in microseconds.
+    pub flip: u64,
+    /// Garbage younger than this is never collected, in microseconds.
+    pub prune: u64,
     /// Who decides.
     pub refdb: RefDb,
     /// A known bug.
@@ -120,6 +124,8 @@ impl Plan {
             inline_max: sizes.0,
             pack_max: sizes.1,
             chunk_bytes: sizes.2,
+            flip: scenario.flip_seconds * SECOND,
+            prune: scenario.prune_seconds * SECOND,
             refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
             mutant,
             without: scenario.without.clone(),

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use refrain_core::ids::Oid;
 
 use crate::observed::Object;
+use crate::oids::{OidMap, OidSet};
 
 /// Every object there ever was, and how far each commit is from a root. Content has no generation of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Universe<'a> {
     /// By id.
-    pub objects: &'a BTreeMap<Oid, Object>,
+    pub objects: &'a OidMap<Object>,
     /// Commits only.
-    pub generations: &'a BTreeMap<Oid, u32>,
+    pub generations: &'a OidMap<u32>,
 }
 
 /// What a walk found.
@@ -39,7 +40,7 @@ impl Universe<'_> {
 
     /// Walks from `tips`, stopping at everything reachable from those of `hide` that are present. That a hidden value
     /// is present says nothing about what lies below it: like Git, the walk believes it.
-    pub fn walk(&self, present: &BTreeSet<Oid>, tips: &[Oid], hide: &[Oid]) -> Walked {
+    pub fn walk(&self, present: &OidSet, tips: &[Oid], hide: &[Oid]) -> Walked {
         let mut walked = Walked::default();
         let mut frontier: BTreeMap<(u32, Oid), Paint> = BTreeMap::new();
         for tip in tips {
@@ -79,7 +80,7 @@ impl Universe<'_> {
     }
 
     /// A wanted commit and its content; gives what of them is missing.
-    fn visit(&self, present: &BTreeSet<Oid>, oid: Oid, walked: &mut Walked) -> Option<Oid> {
+    fn visit(&self, present: &OidSet, oid: Oid, walked: &mut Walked) -> Option<Oid> {
         let Some(object) = self.objects.get(&oid).filter(|_| present.contains(&oid)) else { return Some(oid) };
         walked.found.push(oid);
         for content in object.needs.iter().filter(|need| !object.parents.contains(need)) {
@@ -92,7 +93,7 @@ impl Universe<'_> {
     }
 
     /// Whether `new` descends from `old` (or is it), as far as the store knows.
-    pub fn descends(&self, present: &BTreeSet<Oid>, new: Oid, old: Oid) -> bool {
+    pub fn descends(&self, present: &OidSet, new: Oid, old: Oid) -> bool {
         let floor = self.generation(&old);
         let mut frontier = BTreeSet::from([(self.generation(&new), new)]);
         while let Some((generation, oid)) = frontier.pop_last() {
@@ -109,8 +110,8 @@ impl Universe<'_> {
     }
 
     /// Everything reachable from `tips` in a store, for gc.
-    pub fn reachable(&self, present: &BTreeSet<Oid>, tips: impl IntoIterator<Item = Oid>) -> BTreeSet<Oid> {
-        let mut seen = BTreeSet::new();
+    pub fn reachable(&self, present: &OidSet, tips: impl IntoIterator<Item = Oid>) -> OidSet {
+        let mut seen = OidSet::default();
         let mut open: Vec<Oid> = tips.into_iter().collect();
         while let Some(oid) = open.pop() {
             if present.contains(&oid) && seen.insert(oid) {
@@ -131,9 +132,9 @@ mod tests {
     }
 
     /// 1 - 2 - 3 - 4 and 2 - 5; commit n has content n + 100.
-    fn history() -> (BTreeMap<Oid, Object>, BTreeMap<Oid, u32>) {
-        let mut objects = BTreeMap::new();
-        let mut generations = BTreeMap::new();
+    fn history() -> (OidMap<Object>, OidMap<u32>) {
+        let mut objects = OidMap::default();
+        let mut generations = OidMap::default();
         for (n, parent, generation) in [(1, 0, 1), (2, 1, 2), (3, 2, 3), (4, 3, 4), (5, 2, 3)] {
             let parents: Vec<Oid> = (parent > 0).then(|| oid(parent)).into_iter().collect();
             let needs = parents.iter().copied().chain([oid(n + 100)]).collect();
@@ -148,7 +149,7 @@ mod tests {
     fn a_walk_hides_all_that_a_hidden_value_reaches() {
         let (objects, generations) = history();
         let universe = Universe { objects: &objects, generations: &generations };
-        let all: BTreeSet<Oid> = objects.keys().copied().collect();
+        let all: OidSet = objects.keys().copied().collect();
         let walked = universe.walk(&all, &[oid(5)], &[oid(4)]);
         assert_eq!(walked.found, [oid(5), oid(105)]);
         assert_eq!(walked.stopped_at, BTreeSet::from([0]));
@@ -160,7 +161,7 @@ mod tests {
     fn a_walk_stops_at_an_absent_object_and_believes_a_present_boundary() {
         let (objects, generations) = history();
         let universe = Universe { objects: &objects, generations: &generations };
-        let mut present: BTreeSet<Oid> = objects.keys().copied().collect();
+        let mut present: OidSet = objects.keys().copied().collect();
         present.remove(&oid(101));
         assert_eq!(universe.walk(&present, &[oid(3)], &[]).missing, Some(oid(101)));
         assert_eq!(universe.walk(&present, &[oid(3)], &[oid(2)]).missing, None);
@@ -172,7 +173,7 @@ mod tests {
     fn descent_follows_parents_only() {
         let (objects, generations) = history();
         let universe = Universe { objects: &objects, generations: &generations };
-        let all: BTreeSet<Oid> = objects.keys().copied().collect();
+        let all: OidSet = objects.keys().copied().collect();
         assert!(universe.descends(&all, oid(4), oid(2)));
         assert!(!universe.descends(&all, oid(5), oid(3)));
         assert!(!universe.descends(&all, oid(2), oid(4)));

@@ -153,7 +153,19 @@ impl World {
             4 | 5 => Intent::Force,
             _ => Intent::Update,
         };
-        self.push_at(person, host, self.repos[repo].clone(), intent);
+        let repo = self.repos[repo].clone();
+        let head = *self.clients.rng.pick(&NAMES[..2]);
+        let head = RefName::parse(head).expect("the names above are good");
+        let value = self.shown(host, &repo).and_then(|refs| refs.get(&head).copied());
+        if let (Intent::Delete, Some(value), true) = (intent, value, self.clients.rng.percent(50)) {
+            // Just the branch that HEAD may come to point to.
+            let wish = Wish { name: head.as_str().to_string(), old: Some(value), new: None };
+            if self.clients.people[person].busy.is_none() {
+                self.send_push(host, &repo, false, vec![wish], Some(person));
+            }
+            return;
+        }
+        self.push_at(person, host, repo, intent);
     }
 
     /// People push to this repository about now.
@@ -358,8 +370,26 @@ impl World {
         Draft::one(&name, old, Some(new))
     }
 
+    /// A ref in the place of a directory: all that is below it goes in the same push.
+    fn draft_in_place_of_directory(&mut self, refs: &[(RefName, Oid)]) -> Option<Draft> {
+        let (name, value) = self.clients.rng.pick(refs).clone();
+        let dir = RefName::parse(name.directories().last()?).ok()?;
+        let below = |name: &RefName| name.directories().any(|at| at == dir.as_str());
+        let gone = refs.iter().filter(|(name, _)| below(name));
+        let mut updates: Vec<Wish> =
+            gone.map(|(name, value)| Wish { name: name.as_str().to_string(), old: Some(*value), new: None }).collect();
+        let new = self.new_commit(vec![value]);
+        updates.insert(0, Wish { name: dir.as_str().to_string(), old: None, new: Some(new) });
+        Some(Draft { atomic: self.clients.rng.percent(50), updates, and_back: false })
+    }
+
     /// A ref below one that exists, or in its place; in one push with its deletion, sometimes.
     fn draft_directory(&mut self, refs: &[(RefName, Oid)]) -> Option<Draft> {
+        if self.clients.rng.percent(40)
+            && let Some(draft) = self.draft_in_place_of_directory(refs)
+        {
+            return Some(draft);
+        }
         let (name, value) = self.clients.rng.pick(refs).clone();
         let below = format!("{name}/x");
         let new = self.new_commit(vec![value]);

@@ -6,7 +6,7 @@ mod disk;
 mod faults;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use refrain_core::config::Config;
 use refrain_core::ids::{Oid, Op};
@@ -22,13 +22,17 @@ use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::log::{Append, Log};
 use crate::net::Net;
-use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
+use crate::observed::{Event, Invariant, Observed, SiteView, Start, Violation};
+use crate::oids::{OidMap, OidSet};
 use crate::queue::Queue;
 use crate::repo::Repo;
 use crate::site::{Daemon, Host};
 use crate::swarm::{Plan, SECOND};
 use crate::trace::{self, Trace};
 use crate::walk::Universe;
+
+/// So many events never come at one moment unless somebody's deadline is over and stays so.
+const STANDING_STILL_MAX: u64 = 200_000;
 
 /// What can be due.
 #[derive(Clone, Debug)]
@@ -95,8 +99,8 @@ pub struct World {
     /// Calls into cores.
     pub handles: u64,
     pub(crate) queue: Queue<Happening>,
-    pub(crate) generations: BTreeMap<Oid, u32>,
-    pub(crate) everything: BTreeSet<Oid>,
+    pub(crate) generations: OidMap<u32>,
+    pub(crate) everything: OidSet,
     pub(crate) hosts: Vec<Host>,
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) clients: Clients,
@@ -114,6 +118,8 @@ pub struct World {
     invariants: Vec<Box<dyn Invariant>>,
     violations: Vec<Violation>,
     end: Option<End>,
+    /// Events since virtual time last moved.
+    standing_still: u64,
 }
 
 impl World {
@@ -138,8 +144,8 @@ impl World {
             (0..plan.repos.len()).map(|at| RepoName::parse(&format!("repo{at}")).expect("a good name")).collect();
         let mut world = Self {
             queue: Queue::new(root.fork("tie")),
-            generations: BTreeMap::new(),
-            everything: BTreeSet::new(),
+            generations: OidMap::default(),
+            everything: OidSet::default(),
             hosts,
             daemons: Vec::new(),
             clients: Clients::new(&plan, root.fork("workload")),
@@ -156,6 +162,7 @@ impl World {
             invariants,
             violations: Vec::new(),
             end: None,
+            standing_still: 0,
             trace: Trace::new(traced),
             coverage: Coverage::default(),
             handles: 0,
@@ -195,7 +202,12 @@ impl World {
             if let Some(end) = self.end.take() {
                 return end;
             }
+            let before = self.queue.now();
             let next = self.queue.pop().expect("there is always a next tick");
+            self.standing_still = if self.queue.now() > before { 0 } else { self.standing_still + 1 };
+            if self.standing_still > STANDING_STILL_MAX {
+                return End::NotConverged(format!("time stands still at {before} us: something wakes itself for ever"));
+            }
             self.step(next);
             if !self.violations.is_empty() {
                 return End::Violated(std::mem::take(&mut self.violations));
@@ -316,6 +328,8 @@ impl World {
             format!("daemon {number} starts, take_over={take_over}")
         });
         let (core, effects) = Site::start(clock.read(now), config, restored, rng);
+        let own = self.hosts[host].disk.journal.session.counted;
+        self.observed.starts.insert(number, Start { at_ms: crate::clock::EPOCH_MS + now / 1000, own, take_over });
         self.daemons.push(Daemon::new(host, core, clock));
         if self.hosts[host].shadow {
             self.observed.shadows.insert(number);
@@ -335,6 +349,7 @@ impl World {
         config.inline_max = self.plan.inline_max;
         config.pack_max = self.plan.pack_max;
         config.chunk_bytes = self.plan.chunk_bytes;
+        config.flip_timeout = std::time::Duration::from_micros(self.plan.flip);
         config.take_over = take_over;
         config.mutants = self.plan.mutant.map_or(Mutants::none(), Mutants::with);
         config
@@ -474,29 +489,6 @@ impl World {
                 }
                 self.stop(daemon, faults::Death::Exited);
             }
-        }
-    }
-
-    fn tick(&mut self) {
-        self.refresh_views();
-        self.emit(&Event::Tick);
-        self.queue.after(SECOND, Happening::Tick);
-        self.look_for_calm();
-    }
-
-    fn refresh_views(&mut self) {
-        for host in &self.hosts {
-            let Some(core) = host.daemon.and_then(|daemon| self.daemons[daemon as usize].core.as_ref()) else {
-                continue;
-            };
-            if host.shadow {
-                continue;
-            }
-            let view = self.observed.sites.get_mut(&host.site).expect("known");
-            view.held = core.held();
-            view.in_flight = core.in_flight();
-            let report = self.observed.reports.get(&host.site);
-            view.parked = report.map_or(0, |report| report.partitions.values().map(|mark| mark.parked).sum());
         }
     }
 }

@@ -122,7 +122,7 @@ impl Consumer {
         self.busy(repo, offset);
         let push = self.pending[&offset].push().expect("only pushes have objects").clone();
         let hide = self.boundary(&push);
-        let keep = push.replicated.then_some(offset);
+        let keep = (push.replicated && !self.mutants.on(Mutant::KeepNotTaken)).then_some(offset);
         let op = out.ask(Owner::Receive(self.partition, repo.clone(), offset));
         out.git(GitEffect::Receive { op, repo: repo.clone(), pack, tips: push.tips(), hide, keep });
     }

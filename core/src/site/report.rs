@@ -74,12 +74,18 @@ impl Site {
 
     pub(super) fn members_lag(&self) -> bool {
         let version = self.parts[0].fold.control().members.version;
-        self.parts.iter().skip(1).any(|part| part.producer.in_force && part.fold.control().members.version < version)
+        // Who does not speak in partition 0 sends nothing, and must not be woken for it.
+        self.parts[0].producer.in_force
+            && self
+                .parts
+                .iter()
+                .skip(1)
+                .any(|part| part.producer.in_force && part.fold.control().members.version < version)
     }
 
     /// Re-sends partition 0's membership to partitions that lack it.
     pub(super) fn tend_members(&mut self, now: Now) {
-        if now.at < self.members_due || !self.members_lag() || !self.parts[0].producer.in_force {
+        if now.at < self.members_due || !self.members_lag() {
             return;
         }
         self.members_due = now.at + SESSION_AFTER;

@@ -14,6 +14,7 @@ use super::pushes::judged_updates;
 use super::walk::missing;
 use super::{broken, short};
 use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
+use crate::oids::OidSet;
 
 const NAME: &str = "at-rest";
 
@@ -81,7 +82,7 @@ fn objects_exist(seen: &Observed, partition: Partition, offset: Offset) -> bool 
     let Some(decision) = seen.naive.decision(partition, offset) else { return true };
     let record = decision.record.as_ref();
     let Some(repo) = record.and_then(|record| record.header.repo.as_ref()) else { return true };
-    let stores: Vec<&BTreeSet<Oid>> =
+    let stores: Vec<&OidSet> =
         seen.sites.values().filter_map(|site| site.repos.get(repo)).map(|view| &view.objects).collect();
     let decisions = seen.naive.partitions.get(&partition).into_iter().flat_map(|state| state.decisions.values());
     let records = decisions.filter_map(|decision| decision.record.as_ref());
@@ -89,7 +90,7 @@ fn objects_exist(seen: &Observed, partition: Partition, offset: Offset) -> bool 
     let packed: BTreeSet<Oid> = ours.flat_map(|record| seen.pack_of(partition, record)).collect();
     let tips = judged_updates(decision).filter(|(_, word)| *word == "accepted").filter_map(|(update, _)| update.new);
     let has = |oid: &Oid| packed.contains(oid) || stores.iter().any(|store| store.contains(oid));
-    missing(&seen.objects, tips, &mut BTreeSet::new(), has).is_none()
+    missing(&seen.objects, tips, &mut OidSet::default(), has).is_none()
 }
 
 fn refs_differ(seen: &Observed, site: &SiteId, view: &SiteView) -> Vec<String> {
@@ -99,8 +100,13 @@ fn refs_differ(seen: &Observed, site: &SiteId, view: &SiteView) -> Vec<String> {
         seen.naive.repos().map(|(name, repo)| (name, &repo.refs)).collect();
     let names: BTreeSet<&RepoName> = table.keys().copied().chain(view.repos.keys()).collect();
     for repo in names {
+        let (known, there) = (seen.naive.repo(repo), view.repos.get(repo));
+        let (should, is) = (known.map(|repo| &repo.head), there.map(|view| view.head.as_ref()));
+        if should.is_some() != is.is_some() || is.flatten().is_some_and(|is| Some(is) != should) {
+            found.push(format!("{site} has {repo} with HEAD {is:?}; the log says {should:?}"));
+        }
         let wanted = table.get(repo).copied().unwrap_or(&none);
-        let shown = view.repos.get(repo).map_or(&none, |view| &view.refs);
+        let shown = there.map_or(&none, |view| &view.refs);
         if wanted == shown {
             continue;
         }
@@ -136,6 +142,7 @@ fn digests_differ(seen: &Observed) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::invariants::testing::{World, absent, run, update, value};
+    use crate::observed::RepoView;
 
     fn resting() -> World {
         let mut world = World::opened(&["ams"]);
@@ -165,6 +172,22 @@ mod tests {
         assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 1, "behind");
         world.report("ams", end, &[end - 2]);
         assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 1, "stuck");
+    }
+
+    #[test]
+    fn a_repository_that_is_not_there_or_has_another_head_is_found() {
+        let mut world = resting();
+        let end = world.end();
+        world.report("ams", end, &[]);
+        let (site, repo) = (SiteId::parse("ams").expect("valid"), RepoName::parse("demo").expect("valid"));
+        let at =
+            |world: &mut World| world.seen.sites.get_mut(&site).and_then(|it| it.repos.remove(&repo)).expect("there");
+        let view = at(&mut world);
+        let other = RefName::parse("refs/heads/other").ok();
+        world.seen.sites.get_mut(&site).expect("there").repos.insert(repo.clone(), RepoView { head: other, ..view });
+        assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 1, "another HEAD");
+        at(&mut world);
+        assert_eq!(run(&mut AtRest, &world, &[Event::AtRest]).len(), 2, "gone, and its ref with it");
     }
 
     #[test]

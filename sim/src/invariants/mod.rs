@@ -9,8 +9,10 @@ mod aggregated_once;
 mod at_rest;
 mod every_push_answered;
 mod exactly_one_speaker;
+mod foreigners_heard;
 mod memory_bounded;
 mod no_ref_goes_back;
+mod nothing_left_open;
 mod nothing_reported_undurable;
 mod ok_as_promised;
 mod one_history_per_ref;
@@ -43,10 +45,12 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<sites_judge_alike::SitesJudgeAlike>::default(),
         Box::<strangers_only::StrangersOnly>::default(),
         Box::<exactly_one_speaker::ExactlyOneSpeaker>::default(),
+        Box::new(foreigners_heard::ForeignersHeard),
         Box::new(record_closed::RecordClosed),
         Box::<refs_after_objects::RefsAfterObjects>::default(),
         Box::<no_ref_goes_back::NoRefGoesBack>::default(),
         Box::<shown_when_replicated::ShownWhenReplicated>::default(),
+        Box::<nothing_left_open::NothingLeftOpen>::default(),
         Box::<nothing_reported_undurable::NothingReportedUndurable>::default(),
         Box::<aggregated_after_all::AggregatedAfterAll>::default(),
         Box::<aggregated_once::AggregatedOnce>::default(),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::progress::Report;
+use refrain_core::progress::{Mark, Report};
 
 use super::claims::Claims;
 use super::places::{place_after, place_from};
@@ -75,12 +75,12 @@ impl NothingReportedUndurable {
         let mut found = Vec::new();
         let applied = self.applied.add(&seen.naive, report, |mark, offset| mark.applied(offset));
         for (partition, offset) in applied {
-            let open = report.partitions.get(&partition).map_or(&[][..], |mark| &mark.except);
-            found.extend(self.applied(seen, site, (partition, offset), open));
+            let Some(mark) = report.partitions.get(&partition) else { continue };
+            found.extend(self.applied(seen, site, (partition, offset), mark));
         }
         let staged = self.staged.add(&seen.naive, report, |mark, offset| mark.staged(offset));
         for (partition, offset) in staged {
-            let open = |mark: &refrain_core::progress::Mark| !mark.applied(offset);
+            let open = |mark: &Mark| !mark.applied(offset);
             if report.partitions.get(&partition).is_some_and(open) {
                 found.extend(self.staged(seen, site, partition, offset));
             }
@@ -95,7 +95,7 @@ impl NothingReportedUndurable {
         seen: &Observed,
         site: &SiteId,
         (partition, offset): (Partition, Offset),
-        open: &[Offset],
+        mark: &Mark,
     ) -> Vec<Violation> {
         let mut found = Vec::new();
         let Some((decision, repo)) = push_at(seen, partition, offset) else { return found };
@@ -107,7 +107,8 @@ impl NothingReportedUndurable {
             let what = format_args!("{site} reports partition {partition} offset {offset} as applied");
             let place = place_from(history, place_after(history, offset), value);
             let made_by = place.and_then(|place| place.checked_sub(1)).map(|index| history[index].0);
-            if made_by.is_some_and(|at| open.contains(&at)) {
+            // Of a later push, which a crash left there, nothing is said yet.
+            if made_by.is_some_and(|at| !mark.applied(at)) {
                 continue;
             }
             if place.is_none() {

@@ -17,6 +17,7 @@ use super::pushes::judged_updates;
 use super::walk::missing;
 use crate::naive::Decision;
 use crate::observed::{Event, Invariant, Observed, Violation};
+use crate::oids::OidSet;
 
 const NAME: &str = "record-closed";
 
@@ -70,11 +71,11 @@ fn holds(
             return Err(format!("cut at {} {value}, which the fold did not hold at offset {}", have.name, push.base));
         }
     }
-    let pack: BTreeSet<Oid> = seen.pack_of(partition, record).into_iter().collect();
+    let pack: OidSet = seen.pack_of(partition, record).into_iter().collect();
     let tips = judged_updates(decision).filter(|(_, word)| *word == "accepted").filter_map(|(update, _)| update.new);
     // Objects below the pack, at which the walk must have stopped for a reason.
     let mut wanted = BTreeSet::new();
-    let (mut open, mut met): (Vec<Oid>, BTreeSet<Oid>) = (tips.collect(), BTreeSet::new());
+    let (mut open, mut met): (Vec<Oid>, OidSet) = (tips.collect(), OidSet::default());
     while let Some(oid) = open.pop() {
         if !pack.contains(&oid) {
             wanted.insert(oid);
@@ -90,7 +91,7 @@ fn holds(
 
 /// Whether `new` is `old` or a commit after it.
 fn descends(seen: &Observed, new: Oid, old: Oid) -> bool {
-    let (mut open, mut met) = (vec![new], BTreeSet::new());
+    let (mut open, mut met) = (vec![new], OidSet::default());
     while let Some(oid) = open.pop() {
         if oid == old {
             return true;
@@ -104,7 +105,7 @@ fn descends(seen: &Observed, new: Oid, old: Oid) -> bool {
 
 /// Looks for all of `wanted` below `level`, nearest first, because that is where they are.
 fn first_unheld(seen: &Observed, mut level: Vec<Oid>, mut wanted: BTreeSet<Oid>) -> Option<Oid> {
-    let mut met = BTreeSet::new();
+    let mut met = OidSet::default();
     while !wanted.is_empty() && !level.is_empty() {
         let mut next = Vec::new();
         for oid in level {
@@ -121,7 +122,7 @@ fn first_unheld(seen: &Observed, mut level: Vec<Oid>, mut wanted: BTreeSet<Oid>)
 /// Whether a walk over everything agrees; kept beside the fast one for its test.
 #[cfg(test)]
 fn first_unheld_slowly(seen: &Observed, level: Vec<Oid>, wanted: BTreeSet<Oid>) -> Option<Oid> {
-    let mut closed = BTreeSet::new();
+    let mut closed = OidSet::default();
     missing(&seen.objects, level, &mut closed, |_| true);
     wanted.into_iter().find(|oid| !closed.contains(oid))
 }

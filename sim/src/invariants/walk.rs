@@ -1,22 +1,23 @@
 //! Walks over objects: is everything there that a value needs?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use refrain_core::ids::Oid;
 use refrain_core::names::{RepoName, SiteId};
 
 use crate::observed::{Object, Observed, RepoView};
+use crate::oids::{OidMap, OidSet};
 
 /// The first object that `tips` need and that `has` denies. Does not go below what is in `closed`, and adds there what
 /// it found to be complete.
 pub(super) fn missing(
-    objects: &BTreeMap<Oid, Object>,
+    objects: &OidMap<Object>,
     tips: impl IntoIterator<Item = Oid>,
-    closed: &mut BTreeSet<Oid>,
+    closed: &mut OidSet,
     has: impl Fn(&Oid) -> bool,
 ) -> Option<Oid> {
     let mut open: Vec<Oid> = tips.into_iter().collect();
-    let mut met = BTreeSet::new();
+    let mut met = OidSet::default();
     while let Some(oid) = open.pop() {
         if closed.contains(&oid) || !met.insert(oid) {
             continue;
@@ -26,13 +27,13 @@ pub(super) fn missing(
         }
         open.extend(objects.get(&oid).into_iter().flat_map(|object| &object.needs).copied());
     }
-    closed.append(&mut met);
+    closed.extend(met);
     None
 }
 
 /// Whether `from` is `to` or needs it, however far below.
-pub(super) fn reaches(objects: &BTreeMap<Oid, Object>, from: Oid, to: Oid) -> bool {
-    missing(objects, [from], &mut BTreeSet::new(), |oid| *oid != to).is_some()
+pub(super) fn reaches(objects: &OidMap<Object>, from: Oid, to: Oid) -> bool {
+    missing(objects, [from], &mut OidSet::default(), |oid| *oid != to).is_some()
 }
 
 /// Which stores a proof is about.
@@ -46,7 +47,7 @@ pub(super) enum Of {
 
 /// What was proved complete in each repository, for as long as nothing left its store.
 #[derive(Debug, Default)]
-pub(super) struct Proofs(BTreeMap<(SiteId, RepoName), (u64, BTreeSet<Oid>)>);
+pub(super) struct Proofs(BTreeMap<(SiteId, RepoName), (u64, OidSet)>);
 
 impl Proofs {
     /// The first object that `tip` needs and the repository lacks.
@@ -80,8 +81,8 @@ mod tests {
     #[test]
     fn a_walk_names_what_is_missing_and_remembers_what_is_complete() {
         let object = |needs: &[u8]| Object { needs: needs.iter().map(|n| oid(*n)).collect(), parents: Vec::new() };
-        let objects = BTreeMap::from([(oid(1), object(&[])), (oid(2), object(&[1])), (oid(3), object(&[2]))]);
-        let mut closed = BTreeSet::new();
+        let objects = OidMap::from_iter([(oid(1), object(&[])), (oid(2), object(&[1])), (oid(3), object(&[2]))]);
+        let mut closed = OidSet::default();
         assert_eq!(missing(&objects, [oid(3)], &mut closed, |it| *it != oid(1)), Some(oid(1)));
         assert!(closed.is_empty());
         assert_eq!(missing(&objects, [oid(2)], &mut closed, |_| true), None);

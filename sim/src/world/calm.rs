@@ -1,9 +1,10 @@
 //! After the storm: faults stop, and within bounded virtual time every site must show the same, and take a push.
 
 use refrain_core::ids::Oid;
+use refrain_core::names::SiteId;
 use refrain_core::port::{Answer, Topic, Wish};
 
-use super::{End, World};
+use super::{End, Happening, World};
 use crate::observed::Event;
 use crate::swarm::SECOND;
 
@@ -148,5 +149,34 @@ impl World {
             self.lift_configuration(repo);
         }
         self.take_all_back();
+    }
+
+    /// A second has passed.
+    pub(super) fn tick(&mut self) {
+        self.refresh_views();
+        self.emit(&Event::Tick);
+        self.queue.after(SECOND, Happening::Tick);
+        self.look_for_calm();
+    }
+
+    fn refresh_views(&mut self) {
+        for host in &self.hosts {
+            let Some(core) = host.daemon.and_then(|daemon| self.daemons[daemon as usize].core.as_ref()) else {
+                continue;
+            };
+            if host.shadow {
+                continue;
+            }
+            let view = self.observed.sites.get_mut(&host.site).expect("known");
+            view.held = core.held();
+            view.in_flight = core.in_flight();
+            if self.calm.since.is_some() {
+                let sites =
+                    self.plan.sites.iter().map(|name| SiteId::parse(name).expect("a plan's site names are good"));
+                view.lag = sites.map(|site| (site.clone(), core.lag(&site))).collect();
+            }
+            let report = self.observed.reports.get(&host.site);
+            view.parked = report.map_or(0, |report| report.partitions.values().map(|mark| mark.parked).sum());
+        }
     }
 }

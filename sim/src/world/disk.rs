@@ -1,19 +1,18 @@
 //! Between a daemon and its disk: work takes time, and what a crash finds under way is done in part.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use refrain_core::ids::{Digest, Oid, Op};
-use refrain_core::names::{RefName, RepoName};
+use refrain_core::ids::{Oid, Op};
+use refrain_core::names::RepoName;
 use refrain_core::port::{
     Edit, GitEffect, GitInput, Input, JournalEffect, JournalInput, PackSource, Prepared, Received, RefSet, RepoShape,
 };
-use refrain_core::table::TableKey;
 
 use super::{Happening, World};
 use crate::dice::Dice;
 use crate::net::{End, Passage};
 use crate::observed::{Event, RepoView};
+use crate::oids::OidSet;
 use crate::repo::{Extra, sum as pack_sum, unpack};
 use crate::site::Work;
 use crate::swarm::SECOND;
@@ -200,10 +199,14 @@ impl World {
                 GitInput::Done { op, ok }
             }
             GitEffect::DigestRefs { repos, key, .. } => {
-                let digests = repos.iter().map(|repo| self.shown(host, repo).map(|refs| sum(refs, key)));
+                let digests = repos.iter().map(|repo| self.repo(host, repo).map(|(mut repo, _)| repo.refs_sum(key)));
                 GitInput::RefsDigested { op, digests: digests.collect() }
             }
             GitEffect::ReadRefs { repo, after, max, .. } => {
+                if !self.hosts[host].shadow {
+                    let site = self.hosts[host].site.clone();
+                    self.observed.sites.get_mut(&site).expect("known").looks += 1;
+                }
                 let refs = self.shown(host, &repo).map(|refs| {
                     let behind = refs.iter().filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
                     behind.take(max).map(|(name, value)| (name.clone(), *value)).collect()
@@ -299,11 +302,14 @@ impl World {
         }
         match shape {
             Some(shape) if same => {
+                if let Some(view) = self.views(host).get_mut(repo) {
+                    view.head = Some(shape.head.clone());
+                }
                 self.hosts[host].disk.extras.get_mut(repo).expect("found above").shape = shape;
             }
             Some(shape) => {
+                let view = RepoView { head: Some(shape.head.clone()), ..self.new_view() };
                 self.hosts[host].disk.extras.insert(repo.clone(), Extra::new(shape));
-                let view = self.new_view();
                 self.views(host).insert(repo.clone(), view);
             }
             None => {
@@ -394,8 +400,8 @@ impl World {
     }
 
     /// Objects that are being received at a machine.
-    pub(super) fn being_received(&self, host: usize) -> BTreeSet<Oid> {
-        let Some(daemon) = self.hosts[host].daemon else { return BTreeSet::new() };
+    pub(super) fn being_received(&self, host: usize) -> OidSet {
+        let Some(daemon) = self.hosts[host].daemon else { return OidSet::default() };
         let packs = self.daemons[daemon as usize].under_way.values().filter_map(|work| match work {
             Work::Git(GitEffect::Receive { pack: Some(PackSource::Inline(pack)), .. }) => Some(unpack(pack)),
             Work::Git(GitEffect::Receive { pack: Some(PackSource::Spool(spool, _)), .. }) => {
@@ -405,11 +411,4 @@ impl World {
         });
         packs.flatten().collect()
     }
-}
-
-/// The sum of refs' hashes, and their number.
-fn sum(refs: &BTreeMap<RefName, Oid>, key: Digest) -> (Digest, u64) {
-    let mut digest = Digest(0);
-    refs.iter().for_each(|(name, value)| digest.add(TableKey::hash_ref(key, name, value)));
-    (digest, refs.len() as u64)
 }

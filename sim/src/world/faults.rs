@@ -346,12 +346,12 @@ impl World {
 
     fn collect_garbage(&mut self, host: usize) {
         let busy = self.being_received(host);
-        let now = self.now();
+        let (now, age) = (self.now(), self.plan.prune);
         let names: Vec<RepoName> = self.hosts[host].disk.extras.keys().cloned().collect();
         let mut gone = 0;
         for name in names {
             let Some((mut repo, universe)) = self.repo(host, &name) else { continue };
-            gone += Repo::collect(&mut repo, &universe, now, &busy);
+            gone += Repo::collect(&mut repo, &universe, now, age, &busy);
         }
         if gone > 0 {
             self.coverage.mark("world", "gc-removed");
