@@ -25,9 +25,7 @@ mod records;
 mod replicated;
 mod serve;
 mod settings;
-#[cfg(debug_assertions)]
 mod torture;
-#[cfg(debug_assertions)]
 mod torturer;
 #[cfg(debug_assertions)]
 mod unknown;
