@@ -158,17 +158,6 @@ fn many_small_pushes_leave_no_pack_each() {
 }
 
 #[test]
-fn a_pack_that_no_record_holds_is_too_large() {
-    let (world, _daemon, ann) = world_with_main();
-    let noise: Vec<u8> = (0..200_000u64).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
-    std::fs::write(ann.dir.join("big"), noise).expect("written");
-    ann.run(&["add", "big"]);
-    ann.run(&["commit", "-q", "-m", "big"]);
-    ann.push("ams", &["main"]).expect_refused("refs/heads/main", "too large:");
-    assert_eq!(settled(&world, "r").chains["refs/heads/main"].len(), 1);
-}
-
-#[test]
 fn commits_whose_dates_go_backwards_are_not_lost() {
     let (world, _daemon, ann) = world_with_main();
     for (n, date) in ["2030-01-01T00:00:00Z", "2001-01-01T00:00:00Z", "2020-01-01T00:00:00Z"].iter().enumerate() {
