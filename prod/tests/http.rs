@@ -263,12 +263,3 @@ fn port_0_is_picked_and_told_and_an_address_that_others_reach_is_refused() {
         assert!(text(&refused.stderr).contains("http"), "{}", text(&refused.stderr));
     }
 }
-
-#[test]
-fn a_port_in_use_exits_1_and_names_it() {
-    let world = World::with_http();
-    let _held = std::net::TcpListener::bind(world.addr("sfo")).expect("free");
-    let refused = world.refrain(&["serve"]);
-    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
-    assert!(text(&refused.stderr).contains(&world.addr("sfo")), "{}", text(&refused.stderr));
-}

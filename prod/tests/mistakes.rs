@@ -51,8 +51,11 @@ fn without_git_and_with_an_old_git_serve_and_demo_say_which_is_needed() {
 #[test]
 fn a_port_in_use_is_named_with_its_site() {
     let world = World::with_http();
-    let _taken = std::net::TcpListener::bind(world.addr("sfo")).expect("free so far");
-    told(&world.refrain(&["serve"]), 1, &["sfo", &world.addr("sfo"), "another program uses the port"]);
+    // Bound before it is written down, so that no other test can have it meanwhile.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = taken.local_addr().expect("bound").to_string();
+    edit(&world, &world.addr("sfo"), &addr);
+    told(&world.refrain(&["serve"]), 1, &["sfo", &addr, "another program uses the port"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The operator's commands against a running daemon: repositories, status, wait, verify.
 
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -184,20 +185,31 @@ fn verify_finds_what_somebody_changed_behind_the_daemon_and_names_site_and_ref()
     assert_eq!(code(&world.refrain(&["verify"])), 0);
 }
 
+/// Says stop when it goes, by a panic too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn verify_during_a_load_of_pushes_reports_no_difference() {
     let world = World::new();
     let _daemon = world.serve();
     world.create("r");
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // A look that fails must end the pushers too, or the scope would wait for them for ever.
+        let _over = Over(&stop);
         for (at, site) in SITES.into_iter().enumerate() {
             let (world, stop) = (&world, &stop);
             scope.spawn(move || {
                 let client = world.client(site, "r");
                 client.commit(site, "begin");
                 let mut n = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     n += 1;
                     client.commit(site, "more");
                     // A branch of its own, and one that comes and goes.
@@ -216,7 +228,6 @@ fn verify_during_a_load_of_pushes_reports_no_difference() {
             assert_eq!(code(&verified), 0, "{}{}", text(&verified.stdout), text(&verified.stderr));
             looks += 1;
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     settled(&world, "r");
     let fine = json(&world, &["verify"], 0);
