@@ -193,6 +193,7 @@ impl Scenario {
     pub fn home(mutant: Mutant) -> Self {
         let (name, text) = match mutant {
             Mutant::KeepNotTaken => ("faults/keeps", include_str!("../../scenarios/faults/keeps.toml")),
+            Mutant::ParkedSkipped => ("faults/parked", include_str!("../../scenarios/faults/parked.toml")),
             _ => return Self::default(),
         };
         let mut scenario = Self::parse(text).expect("a file of this repository");
