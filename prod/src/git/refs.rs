@@ -19,6 +19,8 @@ use super::{RefEdit, SetOutcome, packed};
 /// How long a ref's lock is waited for, and that of packed-refs: Git's own defaults.
 const REF_LOCK_WAIT: Duration = Duration::from_millis(100);
 const PACKED_LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How often a lock's directory may be taken away again before it is made.
+const VANISHED_MAX: u32 = 64;
 
 /// How a lock of ours begins, and the name under which it is made.
 const MARK: &str = "refrain ";
@@ -381,6 +383,7 @@ fn parse_loose(bytes: &[u8]) -> Loose {
 }
 
 fn take_lock(path: PathBuf, content: &[u8], deadline: Instant, what: &str) -> Result<Lock, String> {
+    let mut vanished = 0;
     loop {
         let error = match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(mut file) => {
@@ -405,8 +408,10 @@ fn take_lock(path: PathBuf, content: &[u8], deadline: Instant, what: &str) -> Re
             }
             _ => return Err(format!("{what} cannot be locked at {}: {error}", path.display())),
         }
-        // A deletion may take a directory away between its creation and the lock's: try again, but not for ever.
-        if error.kind() == io::ErrorKind::NotFound && Instant::now() >= deadline {
+        // A deletion may take a directory away between its creation and the lock's: try again, but not for ever. That is
+        // counted, since the time is shared by all refs of a set, and may be over when the last ones are locked.
+        vanished += u32::from(error.kind() == io::ErrorKind::NotFound);
+        if vanished > VANISHED_MAX {
             return Err(format!("{what} cannot be locked: its directory vanishes again and again"));
         }
     }
