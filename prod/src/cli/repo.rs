@@ -152,8 +152,8 @@ pub(super) fn wait_for(link: &Link, name: &RepoName, made: (u32, u64), within: D
         if Instant::now() >= until {
             let who = lacking.map_or_else(|| "any site".into(), |names| names.join(", "));
             anyhow::bail!(
-                "{name} was created at partition {}, offset {}, and is not yet at {who} after {} s; `refrain wait` waits \
-                 on, the daemon's messages say what is wrong",
+                "{name} was created at partition {}, offset {}, and is not yet at {who} after {} s; `refrain wait` \
+                 waits on, the daemon's messages say what is wrong",
                 made.0,
                 made.1,
                 within.as_secs_f64()

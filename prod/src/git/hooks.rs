@@ -72,7 +72,8 @@ pub fn state(repo: &Path, refrain_exe: &Path, socket: &Path) -> Result<State> {
 /// Three lines of ours and nothing besides: a script that was made longer by hand is not ours to replace.
 fn is_ours(script: &str) -> bool {
     let lines: Vec<&str> = script.lines().collect();
-    matches!(lines[..], ["#!/bin/sh", MARKER, last] if last.starts_with("exec ") && last.contains(" hook proc-receive "))
+    let calls_us = |last: &str| last.starts_with("exec ") && last.contains(" hook proc-receive ");
+    matches!(lines[..], ["#!/bin/sh", MARKER, last] if calls_us(last))
 }
 
 /// Writes the hook and the settings that go with it, unless they are there already. A foreign hook is refused.
