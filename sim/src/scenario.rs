@@ -194,6 +194,10 @@ impl Scenario {
         let (name, text) = match mutant {
             Mutant::KeepNotTaken => ("faults/keeps", include_str!("../../scenarios/faults/keeps.toml")),
             Mutant::ParkedSkipped => ("faults/parked", include_str!("../../scenarios/faults/parked.toml")),
+            Mutant::FlipWithoutMembers => (
+                "regressions/flip-without-members",
+                include_str!("../../scenarios/regressions/flip-without-members.toml"),
+            ),
             _ => return Self::default(),
         };
         let mut scenario = Self::parse(text).expect("a file of this repository");
