@@ -109,8 +109,8 @@ pub const AUDIT_PAGE: usize = 512;
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// Least time between the ends of two flush-and-journal rounds while nobody waits for one: one fsync serves the batch.
 pub const ROUND_AFTER: Duration = Duration::from_millis(50);
-/// How long a fold's bare progress (heartbeats, refusals) waits for more of it: no other site waits for it, and one round
-/// serves the heartbeats of all partitions.
+/// How long a fold's bare progress (heartbeats, refusals) waits for more of it: no other site waits for it, and one
+/// round serves the heartbeats of all partitions.
 pub const IDLE_ROUND_AFTER: Duration = Duration::from_millis(250);
 /// Distance in offsets between two fold digests that sites compare.
 pub const DIGEST_EVERY: u64 = 1_024;

@@ -20,9 +20,9 @@ use crate::config::{APPENDS_MAX, BARRIER_AFTER, Config, RETRY_AFTER};
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
 use crate::mutant::Mutant;
 use crate::names::RepoName;
-use crate::port::{Answer, ClientEffect, GitEffect, LogEffect, Now, Order, Out, Owner, Spool, Topic, Wish};
+use crate::port::{Answer, ClientEffect, GitEffect, LogEffect, Now, Order, Out, Owner, Spool, Topic};
 use crate::progress::Peers;
-use crate::record::{Body, Header, Push, Record, Update};
+use crate::record::{Body, Header, Record, Update};
 use crate::refdb::{Control, Judgement, Verdict};
 use crate::time::Instant;
 
@@ -496,15 +496,4 @@ impl Producer {
     pub(crate) fn held(&self) -> usize {
         self.jobs.len() + self.appends.len() + self.queue.len() + self.chunks_under_way()
     }
-}
-
-/// A push as the log will see it.
-fn push_of(atomic: bool, batch: &[(usize, Update)], haves: Vec<crate::record::Have>, base: Offset) -> Push {
-    Push { atomic, updates: batch.iter().map(|(_, update)| update.clone()).collect(), haves, base, pack: None }
-}
-
-/// What the client asked for, as the codec knows it.
-fn parse_wish(wish: &Wish) -> Result<Update, String> {
-    let name = crate::names::RefName::parse(&wish.name).map_err(|why| words::bad_name(why.0))?;
-    Ok(Update { name, old: wish.old, new: wish.new, forced: false })
 }

@@ -293,7 +293,8 @@ fn summary_json(scenario: &Scenario, summary: &Summary) -> serde_json::Value {
         "scenario": scenario.name, "runs": summary.runs,
         "failures": summary.failures.len(), "missed": summary.missed(scenario),
         "seconds": seconds, "seeds_per_second": summary.runs as f64 / seconds.max(1e-9), "handles": summary.handles,
-        "median_pushes": median(&summary.pushes), "least_pushes": summary.pushes.iter().min(), "median_faults": median(&summary.faults),
+        "median_pushes": median(&summary.pushes), "least_pushes": summary.pushes.iter().min(),
+        "median_faults": median(&summary.faults),
         "code": summary.code(scenario), "counts": counts_json(&summary.coverage),
     })
 }
@@ -301,7 +302,8 @@ fn summary_json(scenario: &Scenario, summary: &Summary) -> serde_json::Value {
 fn print_summary(scenario: &Scenario, summary: &Summary) {
     let seconds = summary.took.as_secs_f64().max(1e-9);
     println!(
-        "{}: {} seeds, {} failed · {:.1} seeds a second · {:.0} steps of cores a second · median {} pushes (at least {}), {} faults",
+        "{}: {} seeds, {} failed · {:.1} seeds a second · {:.0} steps of cores a second · \
+         median {} pushes (at least {}), {} faults",
         scenario.name,
         summary.runs,
         summary.failures.len(),

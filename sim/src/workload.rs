@@ -52,8 +52,8 @@ enum Intent {
     Split,
 }
 
-/// Parts of a thousand, and the feature that switches each off. Rushes, crowds and retries draw nothing here, so that of
-/// all pushes about half as many are atomic, deletions and forced as these numbers say: 10 %, 5 % and 5 %.
+/// Parts of a thousand, and the feature that switches each off. Rushes, crowds and retries draw nothing here, so that
+/// of all pushes about half as many are atomic, deletions and forced as these numbers say: 10 %, 5 % and 5 %.
 const INTENTS: [(Intent, u64, &str); 14] = [
     (Intent::Update, 250, ""),
     (Intent::Create, 100, ""),

@@ -1,7 +1,7 @@
 //! A staged pack's way back: from `packdata` into the spool, a few chunks at a time, then to Git like any other pack.
 //!
-//! Promises that a spool is handed on only when every chunk that the record names is in it, in order. A chunk that is not
-//! where the record says is never guessed at: the objects are fetched from another site instead.
+//! Promises that a spool is handed on only when every chunk that the record names is in it, in order. A chunk that is
+//! not where the record says is never guessed at: the objects are fetched from another site instead.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

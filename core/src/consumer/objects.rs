@@ -13,9 +13,9 @@ use crate::port::{GitEffect, Hide, LogEffect, Notice, Now, Out, Owner, PackSourc
 use crate::time::Instant;
 
 impl Consumer {
-    /// Asks for the objects of the oldest push that still needs some, and of the oldest whose pack is in `packdata`. One
-    /// question of either kind a repository at a time, in offset order, so that a push's boundary has been received before
-    /// it.
+    /// Asks for the objects of the oldest push that still needs some, and of the oldest whose pack is in `packdata`.
+    /// One question of either kind a repository at a time, in offset order, so that a push's boundary has been received
+    /// before it.
     pub(super) fn receive_next(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
         // Before the log's end is reached nobody knows which refs a crash left without their objects, so proofs have
         // little to stop at: they wait, unless a site that is rebuilt has no room left to read on.

@@ -7,16 +7,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::staging::Staging;
-use super::{Job, Producer, PushJob, Stage, Want, parse_wish, push_of, words};
+use super::{Job, Producer, PushJob, Stage, Want, words};
 use crate::config::{PUSHES_MAX, RECENT_REFS_MAX};
 use crate::consumer::Consumer;
-use crate::ids::{Oid, PushId};
+use crate::ids::{Offset, Oid, PushId};
 use crate::mutant::Mutant;
-use crate::names::RepoName;
+use crate::names::{RefName, RepoName};
 use crate::port::{Answer, ClientEffect, GitEffect, JournalEffect, Now, Order, Out, Owner, Prepared, Spool, Wish};
 use crate::record::{
-    Body, CHUNKS_MAX, HAVES_MAX, HEADER_BYTES_MAX, Have, PACK_BYTES_MAX, Record, RepoCreated, RepoDeleted, UPDATES_MAX,
-    Update,
+    Body, CHUNKS_MAX, HAVES_MAX, HEADER_BYTES_MAX, Have, PACK_BYTES_MAX, Push, Record, RepoCreated, RepoDeleted,
+    UPDATES_MAX, Update,
 };
 use crate::refdb::{Fold, Judgement, boundary_names};
 use crate::table::{Cache, TableKey};
@@ -347,8 +347,19 @@ fn offered(cache: &Cache, entry: &crate::table::RepoEntry, batch: &[(usize, Upda
     names.extend(batch.iter().take(RECENT_REFS_MAX).map(|(_, update)| update.name.clone()));
     names.sort_unstable();
     names.dedup();
-    let value = |name: &crate::names::RefName| cache.reference(entry.incarnation, name).map(|entry| entry.value);
+    let value = |name: &RefName| cache.reference(entry.incarnation, name).map(|entry| entry.value);
     names.into_iter().filter_map(|name| value(&name).map(|value| Have { name, value })).collect()
+}
+
+/// A push as the log will see it.
+fn push_of(atomic: bool, batch: &[(usize, Update)], haves: Vec<Have>, base: Offset) -> Push {
+    Push { atomic, updates: batch.iter().map(|(_, update)| update.clone()).collect(), haves, base, pack: None }
+}
+
+/// What the client asked for, as the codec knows it.
+fn parse_wish(wish: &Wish) -> Result<Update, String> {
+    let name = RefName::parse(&wish.name).map_err(|why| words::bad_name(why.0))?;
+    Ok(Update { name, old: wish.old, new: wish.new, forced: false })
 }
 
 const _: () = assert!(2 * RECENT_REFS_MAX < crate::record::HAVES_MAX);

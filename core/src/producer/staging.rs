@@ -1,8 +1,8 @@
 //! Packs that are too long for a record: from the spool to `packdata`, chunk by chunk, before the record is appended.
 //!
-//! Promises that the record names only chunks that are durable, each by the offset that the log gave it. A chunk decides
-//! nothing, so one that was refused, or whose outcome is unknown, is simply appended again: the copy that nobody names is
-//! never looked at. Never holds more than a few chunks of a push.
+//! Promises that the record names only chunks that are durable, each by the offset that the log gave it. A chunk
+//! decides nothing, so one that was refused, or whose outcome is unknown, is simply appended again: the copy that
+//! nobody names is never looked at. Never holds more than a few chunks of a push.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;

@@ -53,8 +53,8 @@ impl Fold {
         Ok(())
     }
 
-    /// A repository lives in one partition. A record of it elsewhere must not count: it would begin a second life there,
-    /// and spend a sequence number that the first still needs.
+    /// A repository lives in one partition. A record of it elsewhere must not count: it would begin a second life
+    /// there, and spend a sequence number that the first still needs.
     fn is_home(&self, record: &Record) -> bool {
         let partitions = self.control.opened.as_ref().map_or(1, |opened| opened.partitions.max(1));
         record.header.repo.as_ref().is_none_or(|repo| partition_of(repo, partitions) == self.control.partition)

@@ -106,7 +106,8 @@ impl Site {
 
     /// Shows staged updates that all active sites staged, or that waited long enough.
     pub(super) fn flip(&mut self, now: Now) {
-        // Who is active is known only once partition 0 was read to its end: a site that is rebuilt would wait for nobody.
+        // Who is active is known only once partition 0 was read to its end: a site that is rebuilt would wait for
+        // nobody.
         let known = self.parts[0].caught_up || self.config.mutants.on(Mutant::FlipWithoutMembers);
         if !known || self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
             return;

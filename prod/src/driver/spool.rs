@@ -1,7 +1,7 @@
 //! Spools: files of the state directory, each with one pack on its way to or from the log.
 //!
-//! Promises that none outlives its daemon, and that a spool that begins anew is another file: a repository may have come
-//! to share the old one's bytes. Makes nothing durable.
+//! Promises that none outlives its daemon, and that a spool that begins anew is another file: a repository may have
+//! come to share the old one's bytes. Makes nothing durable.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

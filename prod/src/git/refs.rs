@@ -408,8 +408,8 @@ fn take_lock(path: PathBuf, content: &[u8], deadline: Instant, what: &str) -> Re
             }
             _ => return Err(format!("{what} cannot be locked at {}: {error}", path.display())),
         }
-        // A deletion may take a directory away between its creation and the lock's: try again, but not for ever. That is
-        // counted, since the time is shared by all refs of a set, and may be over when the last ones are locked.
+        // A deletion may take a directory away between its creation and the lock's: try again, but not for ever. That
+        // is counted, since the time is shared by all refs of a set, and may be over when the last ones are locked.
         vanished += u32::from(error.kind() == io::ErrorKind::NotFound);
         if vanished > VANISHED_MAX {
             return Err(format!("{what} cannot be locked: its directory vanishes again and again"));

@@ -1,5 +1,6 @@
-//! A daemon that finds a foreign instance of its site in force listens before it takes the site over, unless an operator
-//! told it to; one that finds its own last pair starts at once. So two daemons do not fence each other for ever.
+//! A daemon that finds a foreign instance of its site in force listens before it takes the site over, unless an
+//! operator told it to; one that finds its own last pair starts at once. So two daemons do not fence each other for
+//! ever.
 //!
 //! Catches starts that do not listen.
 

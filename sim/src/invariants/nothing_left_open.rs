@@ -1,5 +1,5 @@
-//! At rest nothing goes on behind the scenes: no push or append stays open for ever, `status` says that nobody lags, and
-//! no repository's sum differs from the table's round after round.
+//! At rest nothing goes on behind the scenes: no push or append stays open for ever, `status` says that nobody lags,
+//! and no repository's sum differs from the table's round after round.
 //!
 //! Catches jobs whose append nobody resolves, numbers that never come to zero, and digests that forget what a ref held.
 
