@@ -124,8 +124,8 @@ pub enum LogInput {
 /// What a repository answers.
 #[derive(Clone, Debug)]
 pub enum GitInput {
-    /// To [`GitEffect::Prepare`], before its answer: it goes on. Said at most once a second, and only if more of the
-    /// pack was written since.
+    /// To [`GitEffect::Prepare`], before its answer: it goes on. Said at most once a second, and only if objects were
+    /// found, or bytes written, since.
     Preparing {
         /// The question, which stays open.
         op: Op,

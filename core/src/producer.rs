@@ -362,7 +362,8 @@ impl Producer {
     /// count.
     pub(super) fn fail(&mut self, out: &mut Out, id: PushId, why: &str) {
         let Some(mut job) = self.jobs.remove(&id) else { return };
-        if matches!(job.stage, Stage::Staging(_)) {
+        // Whoever still cuts the pack may stop.
+        if matches!(job.stage, Stage::Staging(_) | Stage::Preparing { .. }) {
             out.git(GitEffect::DropSpool { spool: Spool::Push(id) });
         }
         if job.answered {
