@@ -8,6 +8,7 @@
 mod ack;
 mod intake;
 mod staging;
+mod verdict;
 pub(crate) mod words;
 
 use alloc::boxed::Box;
@@ -23,7 +24,7 @@ use crate::names::RepoName;
 use crate::port::{Answer, ClientEffect, GitEffect, LogEffect, Now, Order, Out, Owner, Spool, Topic};
 use crate::progress::Peers;
 use crate::record::{Body, Header, Record, Update};
-use crate::refdb::{Control, Judgement, Verdict};
+use crate::refdb::Control;
 use crate::time::Instant;
 
 /// The pair that this daemon speaks as, and its numbers: one sequence a site, over all partitions.
@@ -228,92 +229,6 @@ impl Producer {
             self.fail(out, id, why);
         } else {
             self.queue.push_back(id);
-        }
-    }
-
-    /// The fold judged a record of this daemon's pair. Everything of ours with a lower sequence that has not appeared
-    /// is void for ever.
-    /// `unshown` are earlier records that updates judged unchanged wait for.
-    pub(crate) fn judged(
-        &mut self,
-        now: Now,
-        out: &mut Out,
-        (offset, seq): (Offset, Seq),
-        verdict: &Verdict,
-        unshown: BTreeSet<Offset>,
-    ) {
-        let counts = !matches!(verdict, Verdict::Void(crate::refdb::Void::OldSequence));
-        let mut seq_of_job = seq;
-        if self.config.mutants.on(Mutant::FirstVerdictWins) {
-            seq_of_job = self.appends.keys().next().copied().unwrap_or(seq);
-        }
-        if counts && let Some(append) = self.appends.remove(&seq_of_job) {
-            if let Some(id) = append.job {
-                self.decided(now, out, id, offset, verdict, unshown);
-            }
-            let dead: Vec<Seq> = self.appends.range(..seq).map(|(seq, _)| *seq).collect();
-            for seq in dead {
-                if let Some(id) = self.appends.remove(&seq).and_then(|append| append.job) {
-                    self.again(now, out, id, words::LOST);
-                }
-            }
-        }
-        if !self.appends.values().any(|append| append.outcome == Outcome::Unknown) {
-            self.barrier = None;
-        }
-    }
-
-    fn decided(
-        &mut self,
-        now: Now,
-        out: &mut Out,
-        id: PushId,
-        offset: Offset,
-        verdict: &Verdict,
-        unshown: BTreeSet<Offset>,
-    ) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.stage = Stage::Waiting;
-        let Want::Push(push) = &mut job.want else {
-            let outcome = match verdict {
-                Verdict::Counted => Ok((self.partition, offset)),
-                Verdict::Void(void) => Err(words::order_void(void)),
-                Verdict::Push(_) => Err(words::LOST.to_string()),
-            };
-            if !job.answered {
-                out.client(ClientEffect::Ordered { id, outcome });
-            }
-            self.jobs.remove(&id);
-            return;
-        };
-        let batch = core::mem::take(&mut push.batch);
-        push.earlier.extend(batch.iter().filter_map(|(_, update)| update.new));
-        if self.config.mutants.on(Mutant::PackAtQuarantine)
-            && let Some(repo) = &job.repo
-        {
-            self.leftovers.entry(repo.clone()).or_default().extend(batch.iter().filter_map(|(_, update)| update.new));
-        }
-        match verdict {
-            Verdict::Push(judgements) => {
-                push.accepted.insert(offset, judgements.contains(&Judgement::Unchanged));
-                push.showing.insert(offset);
-                push.showing.extend(unshown);
-                for ((place, update), judgement) in batch.iter().zip(judgements) {
-                    push.answers[*place] = Some(match judgement {
-                        Judgement::Accepted { .. } | Judgement::Unchanged => Answer::Ok,
-                        Judgement::Rejected(why) => Answer::No(words::rejection(&update.name, why, now.wall_ms)),
-                    });
-                }
-            }
-            Verdict::Void(_) | Verdict::Counted => {
-                for (place, _) in &batch {
-                    push.answers[*place] = Some(Answer::No(words::LOST.to_string()));
-                }
-            }
-        }
-        if !push.rest.is_empty() {
-            // The next record's pack may stop at what this one brought, now that it is judged.
-            job.stage = Stage::Checking;
         }
     }
 

@@ -165,6 +165,18 @@ pub enum Verdict {
     Push(Vec<Judgement>),
 }
 
+impl Verdict {
+    /// Whether the record was admitted, and so spent its sequence number, whatever came of it.
+    pub fn is_admitted(&self) -> bool {
+        match self {
+            Verdict::Counted | Verdict::Push(_) => true,
+            Verdict::Void(void) => {
+                matches!(void, Void::RepoExists | Void::NoSuchRepo | Void::BadMembership | Void::BadRules)
+            }
+        }
+    }
+}
+
 /// The state machine of one partition.
 #[derive(Debug)]
 pub struct Fold {

@@ -1,0 +1,102 @@
+//! What a verdict on a record of this daemon means for its open pushes and appends.
+
+use alloc::collections::BTreeSet;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use super::{Outcome, Producer, Stage, Want, words};
+use crate::ids::{Offset, PushId, Seq};
+use crate::mutant::Mutant;
+use crate::port::{Answer, ClientEffect, Now, Out};
+use crate::refdb::{Judgement, Verdict};
+
+impl Producer {
+    /// The fold judged a record of this daemon's pair. Everything of ours with a lower sequence that has not appeared
+    /// is void for ever.
+    /// `unshown` are earlier records that updates judged unchanged wait for.
+    pub(crate) fn judged(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        (offset, seq): (Offset, Seq),
+        verdict: &Verdict,
+        unshown: BTreeSet<Offset>,
+    ) {
+        let counts = !matches!(verdict, Verdict::Void(crate::refdb::Void::OldSequence));
+        let mut seq_of_job = seq;
+        if self.config.mutants.on(Mutant::FirstVerdictWins) {
+            seq_of_job = self.appends.keys().next().copied().unwrap_or(seq);
+        }
+        let append = if counts { self.appends.remove(&seq_of_job) } else { None };
+        // A barrier that nobody remembers any more says as much of the earlier ones as a push.
+        let resolves = append.is_some() || (verdict.is_admitted() && !self.config.mutants.on(Mutant::DeadAppendKept));
+        if let Some(id) = append.and_then(|append| append.job) {
+            self.decided(now, out, id, offset, verdict, unshown);
+        }
+        if resolves {
+            let dead: Vec<Seq> = self.appends.range(..seq).map(|(seq, _)| *seq).collect();
+            for seq in dead {
+                if let Some(id) = self.appends.remove(&seq).and_then(|append| append.job) {
+                    self.again(now, out, id, words::LOST);
+                }
+            }
+        }
+        if !self.appends.values().any(|append| append.outcome == Outcome::Unknown) {
+            self.barrier = None;
+        }
+    }
+
+    fn decided(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        id: PushId,
+        offset: Offset,
+        verdict: &Verdict,
+        unshown: BTreeSet<Offset>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.stage = Stage::Waiting;
+        let Want::Push(push) = &mut job.want else {
+            let outcome = match verdict {
+                Verdict::Counted => Ok((self.partition, offset)),
+                Verdict::Void(void) => Err(words::order_void(void)),
+                Verdict::Push(_) => Err(words::LOST.to_string()),
+            };
+            if !job.answered {
+                out.client(ClientEffect::Ordered { id, outcome });
+            }
+            self.jobs.remove(&id);
+            return;
+        };
+        let batch = core::mem::take(&mut push.batch);
+        push.earlier.extend(batch.iter().filter_map(|(_, update)| update.new));
+        if self.config.mutants.on(Mutant::PackAtQuarantine)
+            && let Some(repo) = &job.repo
+        {
+            self.leftovers.entry(repo.clone()).or_default().extend(batch.iter().filter_map(|(_, update)| update.new));
+        }
+        match verdict {
+            Verdict::Push(judgements) => {
+                push.accepted.insert(offset, judgements.contains(&Judgement::Unchanged));
+                push.showing.insert(offset);
+                push.showing.extend(unshown);
+                for ((place, update), judgement) in batch.iter().zip(judgements) {
+                    push.answers[*place] = Some(match judgement {
+                        Judgement::Accepted { .. } | Judgement::Unchanged => Answer::Ok,
+                        Judgement::Rejected(why) => Answer::No(words::rejection(&update.name, why, now.wall_ms)),
+                    });
+                }
+            }
+            Verdict::Void(_) | Verdict::Counted => {
+                for (place, _) in &batch {
+                    push.answers[*place] = Some(Answer::No(words::LOST.to_string()));
+                }
+            }
+        }
+        if !push.rest.is_empty() {
+            // The next record's pack may stop at what this one brought, now that it is judged.
+            job.stage = Stage::Checking;
+        }
+    }
+}
