@@ -193,6 +193,10 @@ impl Scenario {
     pub fn home(mutant: Mutant) -> Self {
         let (name, text) = match mutant {
             Mutant::KeepNotTaken => ("faults/keeps", include_str!("../../scenarios/faults/keeps.toml")),
+            Mutant::DeadAppendKept => {
+                let text = include_str!("../../scenarios/regressions/append-done-and-void.toml");
+                ("regressions/append-done-and-void", text)
+            }
             Mutant::ParkedSkipped => ("faults/parked", include_str!("../../scenarios/faults/parked.toml")),
             Mutant::FlipWithoutMembers => (
                 "regressions/flip-without-members",
