@@ -69,6 +69,11 @@ impl Producer {
             self.jobs.remove(&id);
             return;
         };
+        if job.answered {
+            // Nobody waits to hear of it, so nobody would notice that an acknowledgement never comes.
+            self.jobs.remove(&id);
+            return;
+        }
         let batch = core::mem::take(&mut push.batch);
         push.earlier.extend(batch.iter().filter_map(|(_, update)| update.new));
         if self.config.mutants.on(Mutant::PackAtQuarantine)

@@ -144,6 +144,10 @@ impl Site {
     }
 
     pub(super) fn flip_timeout(&self) -> Option<Instant> {
+        // Until then nothing is flipped, so a deadline would wake the daemon again and again.
+        if !self.parts[0].caught_up {
+            return None;
+        }
         let waits = self.parts.iter().flat_map(|part| part.consumer.staged());
         waits.map(|(_, since)| since + self.config.flip_timeout).min()
     }
