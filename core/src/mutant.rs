@@ -103,8 +103,10 @@ mutants! {
     FlipWithoutMembers = "flip-without-members",
     /// A staged update is shown because an old instance, whose disk may be lost, had staged it.
     FlipOldInstance = "flip-old-instance",
-    /// A later record of ours resolves earlier appends only if it is itself still remembered.
-    DeadAppendKept = "dead-append-kept",
+    /// A push whose client was told `undecided:` waits for its acknowledgement like any other, for ever.
+    AnsweredPushKept = "answered-push-kept",
+    /// The latest moment to show what is staged is waited for although nothing can be shown yet.
+    FlipDeadlineEarly = "flip-deadline-early",
     /// No hidden ref holds a staged push's objects while it waits for the other sites.
     KeepNotTaken = "keep-not-taken",
     /// A start does not listen whether a foreign instance of the site is alive.

@@ -132,6 +132,23 @@ enum Outcome {
     Unknown,
 }
 
+impl Job {
+    /// Answers whatever is open with `why`.
+    fn tell(&mut self, out: &mut Out, id: PushId, why: String) {
+        self.answered = true;
+        let Want::Push(push) = &mut self.want else {
+            return out.client(ClientEffect::Ordered { id, outcome: Err(why) });
+        };
+        // Of a split push earlier records are decided; nobody waits any more until they are shown and acknowledged.
+        if push.answers.contains(&Some(Answer::Ok)) {
+            push.remote.push(words::STILL_APPLYING.to_string());
+        }
+        let no = Answer::No(why);
+        let answers = push.answers.iter().map(|answer| answer.clone().unwrap_or(no.clone())).collect();
+        out.client(ClientEffect::Reply { id, answers, remote: push.remote.clone() });
+    }
+}
+
 impl Producer {
     pub(crate) fn new(partition: Partition, config: Arc<Config>) -> Self {
         Self {
@@ -281,16 +298,8 @@ impl Producer {
         if matches!(job.stage, Stage::Staging(_) | Stage::Preparing { .. }) {
             out.git(GitEffect::DropSpool { spool: Spool::Push(id) });
         }
-        if job.answered {
-            return;
-        }
-        match &mut job.want {
-            Want::Push(push) => {
-                let no = Answer::No(why.to_string());
-                let answers = push.answers.iter().map(|answer| answer.clone().unwrap_or(no.clone())).collect();
-                out.client(ClientEffect::Reply { id, answers, remote: push.remote.clone() });
-            }
-            Want::Order(_) => out.client(ClientEffect::Ordered { id, outcome: Err(why.to_string()) }),
+        if !job.answered {
+            job.tell(out, id, why.to_string());
         }
     }
 
@@ -315,16 +324,7 @@ impl Producer {
     fn undecided(&mut self, out: &mut Out, id: PushId) {
         let seconds = self.config.push_timeout.as_secs();
         let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.answered) else { return };
-        job.answered = true;
-        let text = words::undecided(seconds);
-        match &mut job.want {
-            Want::Push(push) => {
-                let no = Answer::No(text);
-                let answers = push.answers.iter().map(|answer| answer.clone().unwrap_or(no.clone())).collect();
-                out.client(ClientEffect::Reply { id, answers, remote: push.remote.clone() });
-            }
-            Want::Order(_) => out.client(ClientEffect::Ordered { id, outcome: Err(text) }),
-        }
+        job.tell(out, id, words::undecided(seconds));
     }
 
     /// When to call [`Producer::wake`].

@@ -193,11 +193,14 @@ impl Scenario {
     pub fn home(mutant: Mutant) -> Self {
         let (name, text) = match mutant {
             Mutant::KeepNotTaken => ("faults/keeps", include_str!("../../scenarios/faults/keeps.toml")),
-            Mutant::DeadAppendKept => {
-                let text = include_str!("../../scenarios/regressions/append-done-and-void.toml");
-                ("regressions/append-done-and-void", text)
-            }
+            Mutant::FlipDeadlineEarly => (
+                "regressions/flip-deadline-in-the-past",
+                include_str!("../../scenarios/regressions/flip-deadline-in-the-past.toml"),
+            ),
             Mutant::ParkedSkipped => ("faults/parked", include_str!("../../scenarios/faults/parked.toml")),
+            Mutant::AnsweredPushKept => {
+                ("regressions/answered-push-kept", include_str!("../../scenarios/regressions/answered-push-kept.toml"))
+            }
             Mutant::FlipWithoutMembers => (
                 "regressions/flip-without-members",
                 include_str!("../../scenarios/regressions/flip-without-members.toml"),

@@ -29,7 +29,7 @@ impl Producer {
         }
         let append = if counts { self.appends.remove(&seq_of_job) } else { None };
         // A barrier that nobody remembers any more says as much of the earlier ones as a push.
-        let resolves = append.is_some() || (verdict.is_admitted() && !self.config.mutants.on(Mutant::DeadAppendKept));
+        let resolves = append.is_some() || verdict.is_admitted();
         if let Some(id) = append.and_then(|append| append.job) {
             self.decided(now, out, id, offset, verdict, unshown);
         }
@@ -69,7 +69,7 @@ impl Producer {
             self.jobs.remove(&id);
             return;
         };
-        if job.answered {
+        if job.answered && !self.config.mutants.on(Mutant::AnsweredPushKept) {
             // Nobody waits to hear of it, so nobody would notice that an acknowledgement never comes.
             self.jobs.remove(&id);
             return;

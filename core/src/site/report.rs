@@ -145,7 +145,7 @@ impl Site {
 
     pub(super) fn flip_timeout(&self) -> Option<Instant> {
         // Until then nothing is flipped, so a deadline would wake the daemon again and again.
-        if !self.parts[0].caught_up {
+        if !self.parts[0].caught_up && !self.config.mutants.on(Mutant::FlipDeadlineEarly) {
             return None;
         }
         let waits = self.parts.iter().flat_map(|part| part.consumer.staged());
