@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::observed::RepoView;
 use crate::repo::{Extra, Flushing};
+use crate::world::Happening;
 
 /// A machine.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Host {
     pub held_until: u64,
     /// Everything the daemon does waits until then.
     pub paused_until: u64,
+    /// What came meanwhile.
+    pub waiting: Vec<Happening>,
     /// Disk times are multiplied by this.
     pub slow: u64,
 }
@@ -108,6 +111,7 @@ impl Host {
             daemon: None,
             held_until: 0,
             paused_until: 0,
+            waiting: Vec::new(),
             slow: 1,
         }
     }

@@ -361,8 +361,7 @@ impl World {
         let Some(at) = self.daemons.get_mut(daemon as usize).filter(|at| at.core.is_some()) else { return };
         let host = at.host;
         if self.hosts[host].paused_until > now {
-            let until = self.hosts[host].paused_until;
-            return self.queue.at(until, Happening::Give(daemon, input));
+            return self.hosts[host].waiting.push(Happening::Give(daemon, input));
         }
         let (kind, op) = trace::input_ids(&input);
         self.trace.note(now, &self.hosts[host].name, [daemon, kind, op], || {
@@ -377,13 +376,11 @@ impl World {
     fn wake(&mut self, daemon: u64) {
         let now = self.now();
         let at = &mut self.daemons[daemon as usize];
-        if at.core.is_none() || at.wake != Some(now) {
+        if at.core.is_none() || at.wake.is_none_or(|wake| wake > now) {
             return;
         }
-        let paused = self.hosts[at.host].paused_until;
-        if paused > now {
-            at.wake = Some(paused);
-            return self.queue.at(paused, Happening::Wake(daemon));
+        if self.hosts[at.host].paused_until > now {
+            return self.hosts[at.host].waiting.push(Happening::Wake(daemon));
         }
         at.wake = None;
         let clock = at.clock.read(now);

@@ -3,12 +3,13 @@
 //!
 //! Catches an answer given before the origin shows the refs, and acknowledgements counted from the wrong sites.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::config::Ack;
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::Answer;
+use refrain_core::progress::Report;
 use refrain_core::record::Body;
 
 use super::claims::Claims;
@@ -24,6 +25,8 @@ const NAME: &str = "ok-as-promised";
 pub(super) struct OkAsPromised {
     records: Index,
     flushed: Claims,
+    /// The furthest that each site ever said to have applied and flushed everything.
+    applied: BTreeMap<(SiteId, Partition), Offset>,
     /// Refs that somebody changed behind the daemon, until it set them itself again.
     foreign: BTreeSet<(SiteId, RepoName, RefName)>,
     /// Sites that have been active from the log's first record on: whoever answered a push knew that.
@@ -50,6 +53,7 @@ impl Invariant for OkAsPromised {
             }
             Event::Reported { report, .. } => {
                 self.flushed.add(&seen.naive, report, |mark, offset| mark.flushed(offset));
+                self.follow_applied(report);
                 Vec::new()
             }
             Event::RefSet { site, repo, name, foreign, .. } => {
@@ -79,6 +83,13 @@ impl OkAsPromised {
         }
     }
 
+    fn follow_applied(&mut self, report: &Report) {
+        for (partition, mark) in &report.partitions {
+            let furthest = self.applied.entry((report.site.clone(), *partition)).or_default();
+            *furthest = (*furthest).max(mark.first_open());
+        }
+    }
+
     fn answered(&self, seen: &Observed, push: &ClientPush) -> Vec<Violation> {
         if push.remote.iter().any(|line| line.contains("still")) {
             return Vec::new();
@@ -88,15 +99,17 @@ impl OkAsPromised {
         for (wish, _) in push.updates.iter().zip(answers).filter(|(_, answer)| **answer == Answer::Ok) {
             let Some(said) = Said::by_client(seen, push, wish) else { continue };
             // The first of several: what holds the earliest of identical pushes is the least that may be asked for.
-            let Some((partition, offset)) = self.records.judged(&said, FINE).next() else { continue };
+            let mut places = self.records.judged(&said, FINE);
+            let Some((partition, offset)) = places.next() else { continue };
             if !seen.naive.is_current(partition, offset) {
                 continue;
             }
+            let repeated = places.next().map(|(_, again)| again);
             let what = format!("push {} at {}: {} {} -> {}", push.id, push.site, push.repo, wish.name, short(wish.new));
             if !self.shown(seen, push, wish.name.as_str(), offset) {
                 found.push(broken(NAME, format!("{what} was answered ok before {} showed it", push.site)));
             }
-            if !self.held(seen, push, partition, offset) {
+            if !self.held(seen, push, (partition, offset), repeated) {
                 found.push(broken(NAME, format!("{what} was answered ok with {:?}, which is not so", push.ack)));
             }
         }
@@ -115,14 +128,26 @@ impl OkAsPromised {
             || self.foreign.contains(&(push.site.clone(), push.repo.clone(), name))
     }
 
-    fn held(&self, seen: &Observed, push: &ClientPush, partition: Partition, offset: Offset) -> bool {
+    /// Whether as many sites as asked for have the change; an update that changes nothing, and one that was repeated
+    /// at `repeated`, is held, too, by a site that has applied and flushed everything up to it: it shows the value.
+    fn held(&self, seen: &Observed, push: &ClientPush, place: (Partition, Offset), repeated: Option<Offset>) -> bool {
+        let (partition, offset) = place;
         let changed = seen.naive.decision(partition, offset).is_some_and(|it| it.words.contains(&"accepted"));
+        let applied = |site: &SiteId, place: Offset| {
+            self.applied.get(&(site.clone(), partition)).is_some_and(|furthest| *furthest > place)
+        };
         let others = || seen.naive.members().filter(|(site, _)| **site != push.site);
-        let flushed = |site: &SiteId| !changed || self.flushed.hold(site, partition, offset, |_| true);
+        let holds = |site: &SiteId| match changed {
+            true => {
+                self.flushed.hold(site, partition, offset, |_| true)
+                    || repeated.is_some_and(|again| applied(site, again))
+            }
+            false => applied(site, offset),
+        };
         match push.ack {
             Ack::Log => true,
-            Ack::Sites(wanted) => others().filter(|(site, _)| flushed(site)).count() >= wanted as usize,
-            Ack::All => others().filter(|(site, _)| self.always_active.contains(site)).all(|(site, _)| flushed(site)),
+            Ack::Sites(wanted) => others().filter(|(site, _)| holds(site)).count() >= wanted as usize,
+            Ack::All => others().filter(|(site, _)| self.always_active.contains(site)).all(|(site, _)| holds(site)),
         }
     }
 }
@@ -154,6 +179,21 @@ mod tests {
         let ok = world.answer("ams", false, &updates, &[true]);
         world.seen.pushes[0].ack = Ack::Sites(1);
         assert_eq!(run(&mut check, &world, &[record, set, ok.clone()]).len(), 1);
+        let report = world.report("sfo", 100, &[]);
+        assert_eq!(run(&mut check, &world, &[report, ok]), []);
+    }
+
+    #[test]
+    fn an_update_that_changes_nothing_counts_at_sites_that_applied_everything_before_it() {
+        let mut world = World::opened(&["ams", "sfo"]);
+        let mut check = OkAsPromised::default();
+        let (made, same) = ([update("a", absent(), value(1))], [update("a", value(1), value(1))]);
+        let first = world.push("sfo", false, &made);
+        let record = world.push("ams", false, &same);
+        let set = world.show("ams", "a", value(1));
+        let ok = world.answer("ams", false, &same, &[true]);
+        world.seen.pushes[0].ack = Ack::Sites(1);
+        assert_eq!(run(&mut check, &world, &[first, record, set, ok.clone()]).len(), 1);
         let report = world.report("sfo", 100, &[]);
         assert_eq!(run(&mut check, &world, &[report, ok]), []);
     }

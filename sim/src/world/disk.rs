@@ -91,10 +91,9 @@ impl World {
         if at.core.is_none() {
             return;
         }
-        let until = self.hosts[host].paused_until;
-        if until > self.queue.now() {
+        if self.hosts[host].paused_until > self.queue.now() {
             // The process that would do it stands still, too.
-            return self.queue.at(until, Happening::Disk(daemon, op));
+            return self.hosts[host].waiting.push(Happening::Disk(daemon, op));
         }
         let Some(work) = at.under_way.remove(&op) else { return };
         let input = match work {

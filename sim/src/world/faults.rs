@@ -64,7 +64,10 @@ impl World {
                 }
             }
             Kind::Power => self.power_off(host),
-            Kind::Pause => self.hosts[host].paused_until = self.now() + strike.lasts,
+            Kind::Pause => {
+                let until = self.now() + strike.lasts;
+                self.hosts[host].paused_until = self.hosts[host].paused_until.max(until);
+            }
             Kind::AppendUnknown => self.faults.unknown_rate = 5 + (strike.dice % 60) as u32,
             Kind::LogDown => self.faults.log_down_until = self.now() + strike.lasts,
             Kind::OffsetGaps => self.faults.gap_rate = 3 + (strike.dice % 30) as u32,
@@ -109,9 +112,9 @@ impl World {
                     self.daemons[daemon as usize].kill_in_refs = false;
                 }
             }
+            Kind::Pause => self.resume(host),
             Kind::Crash
             | Kind::Power
-            | Kind::Pause
             | Kind::LogDown
             | Kind::DiskLost
             | Kind::ForeignLock
@@ -132,12 +135,23 @@ impl World {
         self.faults.log_down_until = 0;
         for host in 0..self.hosts.len() {
             self.hosts[host].paused_until = 0;
+            self.resume(host);
             self.hosts[host].held_until = 0;
             self.hosts[host].disk.extras.values_mut().for_each(|extra| extra.locked_until = 0);
             if self.hosts[host].daemon.is_none() {
                 let after = self.disk_rng.below(5 * SECOND);
                 self.queue.after(after, Happening::Boot(host, true));
             }
+        }
+    }
+
+    /// A machine that stood still goes on with what came meanwhile.
+    fn resume(&mut self, host: usize) {
+        if self.hosts[host].paused_until > self.now() {
+            return;
+        }
+        for happening in std::mem::take(&mut self.hosts[host].waiting) {
+            self.queue.after(0, happening);
         }
     }
 
