@@ -6,6 +6,7 @@
 //! never skips an update in silence: one whose objects cannot be had is parked, retried and counted as not applied.
 
 mod chunks;
+mod ended;
 mod objects;
 mod put_back;
 mod refs;
@@ -41,6 +42,8 @@ pub struct Consumer {
     /// Set in Git, and waiting for a flush; with the round of flushing that will cover it. A commit that comes before
     /// that flush must still hold the work, or a crash in between would forget that it is not durable.
     unflushed: BTreeMap<Offset, (u64, Work)>,
+    /// Pushes to a repository's former life, with the record that ended it: they are done with when that is.
+    ended: BTreeMap<Offset, (Offset, Work)>,
     /// Refs that are done with while other refs of their push are not: once that is flushed (the round), the journal
     /// must forget them too. Otherwise a restart would set them again, over values that came later.
     trims: Vec<(u64, Offset, RefName)>,
@@ -87,6 +90,7 @@ impl Consumer {
             repos: BTreeMap::new(),
             pending: BTreeMap::new(),
             unflushed: BTreeMap::new(),
+            ended: BTreeMap::new(),
             trims: Vec::new(),
             settled: BTreeSet::new(),
             journalled: BTreeSet::new(),
@@ -144,7 +148,7 @@ impl Consumer {
             }
             Work::Repo { repo, shape } => {
                 let life = shape.as_ref().map(|shape| shape.incarnation);
-                self.end_other_lives(&repo, life);
+                self.end_other_lives(&repo, life, offset);
                 let entry = self.repos.entry(repo.clone()).or_default();
                 entry.shapes.push((offset, shape.clone()));
                 let work = Work::Repo { repo, shape };
@@ -164,33 +168,6 @@ impl Consumer {
             source => source,
         };
         self.held_bytes += pending.held_bytes();
-    }
-
-    /// Pushes to an earlier life of a repository are overtaken by its end.
-    fn end_other_lives(&mut self, repo: &RepoName, life: Option<crate::ids::Incarnation>) {
-        let Some(entry) = self.repos.get_mut(repo) else { return };
-        let gone: Vec<Offset> = entry
-            .offsets
-            .iter()
-            .copied()
-            .filter(|offset| {
-                matches!(self.pending.get(offset), Some(Pending { work: Work::Push(push), .. })
-                    if Some(push.incarnation) != life)
-            })
-            .collect();
-        if gone.is_empty() {
-            return;
-        }
-        for offset in &gone {
-            entry.offsets.remove(offset);
-        }
-        for work in entry.refs.values_mut() {
-            work.values.retain(|(offset, _)| !gone.contains(offset));
-        }
-        entry.refs.retain(|_, work| !work.values.is_empty());
-        for offset in gone {
-            self.finish(offset, true);
-        }
     }
 
     /// The sites that objects can be fetched from.
@@ -272,6 +249,7 @@ impl Consumer {
             for offset in done {
                 self.finish(offset, false);
             }
+            self.finish_ended(repo, upto);
         } else if !self.open {
             entry.left_alone = Some(upto);
         } else {
@@ -284,12 +262,18 @@ impl Consumer {
     fn finish(&mut self, offset: Offset, overtaken: bool) {
         let Some(pending) = self.pending.remove(&offset) else { return };
         self.held_bytes -= pending.held_bytes();
-        self.shown.push(offset);
         if pending.put_back {
             // The next look at Git finds what a crash undoes of it.
+            self.shown.push(offset);
             return;
         }
-        self.unflushed.insert(offset, (self.round, pending.work));
+        self.settle(offset, pending.work, overtaken);
+    }
+
+    /// Git shows the work, or what came after it; a flush makes that durable.
+    fn settle(&mut self, offset: Offset, work: Work, overtaken: bool) {
+        self.shown.push(offset);
+        self.unflushed.insert(offset, (self.round, work));
         if overtaken {
             self.overtaken.insert(offset);
             while self.overtaken.len() > EXCEPTIONS_MAX {
@@ -315,8 +299,21 @@ impl Consumer {
             for pending in self.pending.values_mut() {
                 pending.unpark(now.at);
             }
+            if !self.mutants.on(Mutant::RetryForgotten) {
+                self.await_others(now.at);
+            }
             self.pump_all(now, out);
         }
+    }
+
+    /// One moment is kept for all who wait: when it comes, the others' are still ahead.
+    fn await_others(&mut self, at: Instant) {
+        let parked = self.pending.values().filter_map(|it| match it.state {
+            State::Parked { until, .. } => Some(until),
+            _ => None,
+        });
+        let refused = self.repos.values().map(|entry| entry.not_before);
+        self.retry = parked.chain(refused).filter(|until| *until > at).min();
     }
 
     /// Offsets whose refs this site shows (or a later push overtook) since the last call.
@@ -326,7 +323,7 @@ impl Consumer {
 
     /// Whether the update at `offset` is still to be shown here.
     pub(crate) fn is_pending(&self, offset: Offset) -> bool {
-        self.pending.contains_key(&offset)
+        self.pending.contains_key(&offset) || self.ended.contains_key(&offset)
     }
 
     /// The newest accepted value of `name` that is not shown here.
@@ -353,27 +350,30 @@ impl Consumer {
         self.pending.is_empty()
     }
 
-    /// Whether work from before `offset` is left, but for what every other site was asked for in vain.
+    /// Whether work from before `offset` is left, but for what every other site was asked for in vain. A pack that
+    /// could not be read from the log is not lost for that.
     pub(crate) fn has_open_before(&self, offset: Offset) -> bool {
-        let in_vain = |tries: u32| tries as usize >= self.peers.len();
-        self.pending.range(..offset).any(|(_, it)| !matches!(it.state, State::Parked { tries, .. } if in_vain(tries)))
+        let all = self.peers.len().max(1);
+        let in_vain = |it: &Pending| matches!(it.state, State::Parked { .. }) && it.asked_in_vain as usize >= all;
+        self.ended.range(..offset).next().is_some() || self.pending.range(..offset).any(|(_, it)| !in_vain(it))
     }
 
     /// Whether the fold should stop reading for a while: too many pushes wait for their objects, or too many at all.
     /// Proved ones cost little, since their packs are let go.
     pub(crate) fn is_full(&self) -> bool {
-        let many = self.pending.len() >= PENDING_MAX;
+        let many = self.pending.len() + self.ended.len() >= PENDING_MAX;
         many && (self.is_overfull() || self.pending.values().filter(|it| !it.proved()).count() >= PENDING_MAX)
     }
 
     /// Whether a site that is rebuilt has to set refs before the log's end, or it would never get there.
     pub(crate) fn is_overfull(&self) -> bool {
-        self.pending.len() >= 16 * PENDING_MAX
+        self.pending.len() + self.ended.len() >= 16 * PENDING_MAX
     }
 
     /// Things held in memory, for the bound on it.
     pub(crate) fn held(&self) -> usize {
-        self.pending.len() + self.unflushed.len() + self.journalled.len() + self.repos.len() + self.overtaken.len()
+        let work = self.pending.len() + self.ended.len() + self.unflushed.len();
+        work + self.journalled.len() + self.repos.len() + self.overtaken.len()
     }
 
     /// Repositories to flush, and the round that the flush covers.
@@ -439,6 +439,7 @@ impl Consumer {
             || !self.settled.is_empty()
             || !self.dirty.is_empty()
             || self.pending.iter().any(|(offset, it)| !it.put_back && !self.journalled.contains(offset))
+            || self.ended.keys().any(|offset| !self.journalled.contains(offset))
     }
 
     /// What a commit has to say of the work: begun, or durably done.
@@ -451,8 +452,9 @@ impl Consumer {
         }
         let pending = self.pending.iter().filter(|(_, pending)| !pending.put_back);
         let pending = pending.map(|(offset, pending)| (offset, &pending.work));
+        let ended = self.ended.iter().map(|(offset, (_, work))| (offset, work));
         let unflushed = self.unflushed.iter().map(|(offset, (_, work))| (offset, work));
-        for (offset, work) in pending.chain(unflushed) {
+        for (offset, work) in pending.chain(ended).chain(unflushed) {
             if self.journalled.insert(*offset) {
                 changes.push((self.partition, *offset, Some(work.clone())));
             }
@@ -464,7 +466,7 @@ impl Consumer {
     pub(crate) fn mark(&self, next: Offset) -> Mark {
         let early = self.mutants.on(Mutant::ProgressBeforeFlush);
         let unflushed = self.unflushed.keys().filter(|_| !early);
-        let mut except: Vec<Offset> = self.pending.keys().chain(unflushed).copied().collect();
+        let mut except: Vec<Offset> = self.pending.keys().chain(self.ended.keys()).chain(unflushed).copied().collect();
         except.sort_unstable();
         let mut upto = next;
         if except.len() > EXCEPTIONS_MAX {

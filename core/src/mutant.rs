@@ -93,6 +93,12 @@ mutants! {
     AggregateTwice = "aggregate-twice",
     /// A parked update is skipped after a while.
     ParkedSkipped = "parked-skipped",
+    /// Pushes to a repository that was deleted are done with before Git shows that it is gone.
+    EndTakenForDone = "end-taken-for-done",
+    /// A push whose pack cannot be read from the log counts as asked for in vain, so the site shows refs without it.
+    UnreadTakenForLost = "unread-taken-for-lost",
+    /// When one parked update is tried again, the others' next tries are forgotten.
+    RetryForgotten = "retry-forgotten",
     /// A staged update is shown without waiting for the other sites.
     FlipWithoutProgress = "flip-without-progress",
     /// A ref that somebody changed behind the daemon stays as it is.

@@ -68,6 +68,8 @@ pub struct SiteView {
     pub in_flight: usize,
     /// Sum of parked updates in its last durable report.
     pub parked: u32,
+    /// Its daemon has asked another site for objects in vain since its start.
+    pub asked_in_vain: bool,
     /// How far each site is behind, as this site's `status` says it once faults have stopped.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
     /// How often its daemons looked at single refs because a repository's sum differed from the table's.

@@ -191,21 +191,23 @@ impl Scenario {
 
     /// Where a known bug is looked for: the built-in scenario, or one that brings about what it takes.
     pub fn home(mutant: Mutant) -> Self {
-        let (name, text) = match mutant {
-            Mutant::KeepNotTaken => ("faults/keeps", include_str!("../../scenarios/faults/keeps.toml")),
-            Mutant::FlipDeadlineEarly => (
-                "regressions/flip-deadline-in-the-past",
-                include_str!("../../scenarios/regressions/flip-deadline-in-the-past.toml"),
-            ),
-            Mutant::ParkedSkipped => ("faults/parked", include_str!("../../scenarios/faults/parked.toml")),
-            Mutant::AnsweredPushKept => {
-                ("regressions/answered-push-kept", include_str!("../../scenarios/regressions/answered-push-kept.toml"))
-            }
-            Mutant::FlipWithoutMembers => (
-                "regressions/flip-without-members",
-                include_str!("../../scenarios/regressions/flip-without-members.toml"),
-            ),
-            _ => return Self::default(),
+        macro_rules! homes {
+            ($($mutant:ident => $name:literal,)*) => {
+                match mutant {
+                    $(Mutant::$mutant => ($name, include_str!(concat!("../../scenarios/", $name, ".toml"))),)*
+                    _ => return Self::default(),
+                }
+            };
+        }
+        let (name, text) = homes! {
+            KeepNotTaken => "faults/keeps",
+            ParkedSkipped => "faults/parked",
+            FlipDeadlineEarly => "regressions/flip-deadline-in-the-past",
+            AnsweredPushKept => "regressions/answered-push-kept",
+            FlipWithoutMembers => "regressions/flip-without-members",
+            RetryForgotten => "regressions/retry-forgotten",
+            UnreadTakenForLost => "regressions/unread-taken-for-lost",
+            EndTakenForDone => "regressions/end-taken-for-done",
         };
         let mut scenario = Self::parse(text).expect("a file of this repository");
         scenario.name = name.rsplit('/').next().unwrap_or(name).to_string();

@@ -334,7 +334,9 @@ impl World {
         if self.hosts[host].shadow {
             self.observed.shadows.insert(number);
         } else {
-            self.observed.sites.get_mut(&site).expect("known").up = true;
+            let view = self.observed.sites.get_mut(&site).expect("known");
+            view.up = true;
+            view.asked_in_vain = false;
             self.emit(&Event::Started { site, daemon: number });
         }
         self.after_core(number, effects);

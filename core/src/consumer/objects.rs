@@ -197,7 +197,10 @@ impl Consumer {
         let missing = missing.or_else(|| push.tips().first().copied());
         let pending = &self.pending[&offset];
         let peer = self.peer(push, pending.tries).filter(|_| !pending.fetched);
-        let Some(peer) = peer else { return self.park(now, out, &push.repo, offset, missing) };
+        let Some(peer) = peer else {
+            self.pending.get_mut(&offset).expect("it is asked for").fetched = true;
+            return self.park(now, out, &push.repo, offset, missing);
+        };
         self.busy(&push.repo, offset);
         self.pending.get_mut(&offset).expect("it is asked for").fetched = true;
         let op = out.ask(Owner::Fetch(self.partition, push.repo.clone(), offset));
@@ -229,7 +232,8 @@ impl Consumer {
     fn park(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, missing: Option<Oid>) {
         self.release(out, repo, offset);
         let Some(pending) = self.pending.get_mut(&offset) else { return };
-        pending.fetched = false;
+        let in_vain = core::mem::take(&mut pending.fetched) || self.mutants.on(Mutant::UnreadTakenForLost);
+        pending.asked_in_vain += u32::from(in_vain);
         pending.after = None;
         let tries = pending.tries + 1;
         let wait = (PARK_AFTER * 2u32.saturating_pow(tries.min(8) - 1)).min(PARK_AFTER_MAX);

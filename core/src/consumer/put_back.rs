@@ -81,7 +81,7 @@ impl Consumer {
         let free = |at: &Offset| {
             // The answer to a question about an overtaken push must not be taken for one about this work.
             !entry.is_some_and(|entry| entry.asks_about(*at))
-                && !self.pending.contains_key(at)
+                && !self.is_pending(*at)
                 && !self.unflushed.contains_key(at)
                 && !self.settled.contains(at)
                 && !self.journalled.contains(at)

@@ -35,10 +35,12 @@ pub(super) struct Pending {
     pub showable: bool,
     /// A later push set one of its refs.
     pub overtaken: bool,
-    /// A fetch was tried since it was last parked.
+    /// A fetch was tried, or there was nobody to fetch from, since it was last parked.
     pub fetched: bool,
     /// How often it was parked.
     pub tries: u32,
+    /// How often because another site had not its objects, or could not be asked.
+    pub asked_in_vain: u32,
     /// Of a staged pack, how many chunks and bytes are in the spool.
     pub spooled: (usize, u64),
     /// An earlier push to the repository that seems to bring what is missing: nothing is tried while that comes.
@@ -75,6 +77,7 @@ impl Pending {
             overtaken: false,
             fetched: false,
             tries: 0,
+            asked_in_vain: 0,
             spooled: (0, 0),
             after: None,
             put_back: false,

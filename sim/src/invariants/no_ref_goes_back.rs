@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::progress::Mark;
 
 use super::places::place_from;
 use super::{broken, short};
@@ -92,12 +93,15 @@ impl NoRefGoesBack {
     }
 }
 
-/// Whether the site's last report admits that a later value of the ref could not be had.
+/// Whether the site's last report admits that a later value of the ref is not here, and it could not be had: parked, or
+/// asked for in vain after that report.
 fn says_parked(seen: &Observed, (site, repo, name): &Place, value: Option<Oid>) -> bool {
     let history = seen.naive.history(repo, name);
     let Some(at) = place_from(history, 0, value) else { return false };
     let mark = seen.naive.home(repo).and_then(|home| seen.reports.get(site)?.partitions.get(&home));
-    mark.is_some_and(|mark| mark.parked > 0 && history[at..].iter().any(|(offset, _)| mark.except.contains(offset)))
+    let in_vain = seen.sites.get(site).is_some_and(|view| view.asked_in_vain);
+    let admits = |mark: &Mark| history[at..].iter().any(|(offset, _)| mark.except.contains(offset));
+    mark.is_some_and(|mark| (mark.parked > 0 || in_vain) && admits(mark))
 }
 
 #[cfg(test)]

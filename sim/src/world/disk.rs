@@ -184,6 +184,9 @@ impl World {
             }
             GitEffect::Fetch { repo, from, tips, haves, .. } => {
                 let ok = self.fetch(host, &repo, &from, &tips, &haves);
+                if !ok && let Some(view) = self.observed.sites.get_mut(&self.hosts[host].site) {
+                    view.asked_in_vain = true;
+                }
                 GitInput::Done { op, ok }
             }
             GitEffect::SetRefs { repo, edits, release, .. } => {
