@@ -28,6 +28,10 @@ pub fn run(dir: &Path, args: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
+/// Branches under one directory, so that one pattern names them: a push is pushed whole or refused, and one of more
+/// than 10,000 refs is refused.
+pub const GROUP: usize = 5_000;
+
 /// A bare repository with `refs` branches, each at a commit of its own, packed.
 pub fn seed(dir: &Path, refs: usize) -> Result<PathBuf> {
     let path = dir.join("seed.git");
@@ -37,8 +41,9 @@ pub fn seed(dir: &Path, refs: usize) -> Result<PathBuf> {
     let who = "committer bench <bench@example.com> 1700000000 +0000\n";
     let mut text = format!("commit refs/heads/main\n{who}data 5\nfirst\nM 644 inline file.txt\ndata 5\nhello\n");
     for number in 1..refs {
-        text += &format!("reset refs/heads/b{number}\nfrom refs/heads/main\n\n");
-        text += &format!("commit refs/heads/b{number}\n{who}data 1\nx\nM 644 inline b.txt\ndata <<E\n{number}\nE\n\n");
+        let name = format!("refs/heads/g{}/b{number}", number / GROUP);
+        text += &format!("reset {name}\nfrom refs/heads/main\n\n");
+        text += &format!("commit {name}\n{who}data 1\nx\nM 644 inline b.txt\ndata <<E\n{number}\nE\n\n");
     }
     stdin.write_all(text.as_bytes())?;
     drop(stdin);

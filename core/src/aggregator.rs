@@ -164,6 +164,8 @@ pub struct Aggregator {
     retry: Option<Instant>,
     /// When each site's report last changed, on this site's clock.
     heard: BTreeMap<SiteId, (u64, Instant)>,
+    /// As many reports have been looked at.
+    listened: u64,
     probes_asked: u64,
     probes_done: u64,
     probing: bool,
@@ -181,6 +183,7 @@ impl Aggregator {
             publishing: false,
             retry: None,
             heard: BTreeMap::new(),
+            listened: 0,
             probes_asked: 0,
             probes_done: 0,
             probing: false,
@@ -261,6 +264,9 @@ impl Aggregator {
     }
 
     fn listen(&mut self, now: Now, peers: &Peers) {
+        if core::mem::replace(&mut self.listened, peers.taken()) == peers.taken() {
+            return;
+        }
         for report in peers.iter() {
             let heard = self.heard.entry(report.site.clone()).or_insert((report.number, now.at));
             if heard.0 != report.number {

@@ -121,6 +121,8 @@ mutants! {
     MembersMerged = "members-merged",
     /// `ok` is said before the origin shows the refs.
     ReplyBeforeShown = "reply-before-shown",
+    /// A split push's decided half is told `ok` with no word that it is still being applied.
+    SplitToldWhole = "split-told-whole",
     /// The second half of a split push is cut before the first is judged.
     SplitCutEarly = "split-cut-early",
     /// A push is answered by the verdict on the record that happened to come next.

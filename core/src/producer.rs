@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 use crate::config::{APPENDS_MAX, BARRIER_AFTER, Config, RETRY_AFTER};
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
-use crate::mutant::Mutant;
+use crate::mutant::{Mutant, Mutants};
 use crate::names::RepoName;
 use crate::port::{Answer, ClientEffect, GitEffect, LogEffect, Now, Order, Out, Owner, Spool, Topic};
 use crate::progress::Peers;
@@ -133,14 +133,21 @@ enum Outcome {
 }
 
 impl Job {
+    /// The bug that takes back what was decided.
+    fn forget_answers(&mut self) {
+        if let Want::Push(push) = &mut self.want {
+            push.answers.fill(None);
+        }
+    }
+
     /// Answers whatever is open with `why`.
-    fn tell(&mut self, out: &mut Out, id: PushId, why: String) {
+    fn tell(&mut self, out: &mut Out, id: PushId, why: String, mutants: Mutants) {
         self.answered = true;
         let Want::Push(push) = &mut self.want else {
             return out.client(ClientEffect::Ordered { id, outcome: Err(why) });
         };
         // Of a split push earlier records are decided; nobody waits any more until they are shown and acknowledged.
-        if push.answers.contains(&Some(Answer::Ok)) {
+        if push.answers.contains(&Some(Answer::Ok)) && !mutants.on(Mutant::SplitToldWhole) {
             push.remote.push(words::STILL_APPLYING.to_string());
         }
         let no = Answer::No(why);
@@ -299,7 +306,7 @@ impl Producer {
             out.git(GitEffect::DropSpool { spool: Spool::Push(id) });
         }
         if !job.answered {
-            job.tell(out, id, why.to_string());
+            job.tell(out, id, why.to_string(), self.config.mutants);
         }
     }
 
@@ -309,10 +316,12 @@ impl Producer {
         let only_here = here || self.config.mutants.on(Mutant::FenceOfAnotherPartition);
         let ids: Vec<PushId> = self.jobs.keys().copied().collect();
         for id in ids {
-            let job = &self.jobs[&id];
             let appended = self.appends.values().any(|append| append.job == Some(id));
-            match &job.stage {
-                Stage::Waiting if !self.config.mutants.on(Mutant::FenceRefusesDecided) => {
+            if self.config.mutants.on(Mutant::FenceRefusesDecided) {
+                self.jobs.get_mut(&id).expect("just listed").forget_answers();
+            }
+            match &self.jobs[&id].stage {
+                Stage::Waiting => {
                     self.reply(out, id, &[words::STILL_APPLYING]);
                 }
                 _ if appended && !only_here => self.undecided(out, id),
@@ -324,7 +333,7 @@ impl Producer {
     fn undecided(&mut self, out: &mut Out, id: PushId) {
         let seconds = self.config.push_timeout.as_secs();
         let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.answered) else { return };
-        job.tell(out, id, words::undecided(seconds));
+        job.tell(out, id, words::undecided(seconds), self.config.mutants);
     }
 
     /// When to call [`Producer::wake`].

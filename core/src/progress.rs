@@ -113,6 +113,8 @@ impl Report {
 #[derive(Debug, Default)]
 pub struct Peers {
     reports: BTreeMap<SiteId, Report>,
+    /// How many reports were taken: whoever has seen this many has seen all.
+    taken: u64,
 }
 
 impl Peers {
@@ -122,6 +124,7 @@ impl Peers {
             (report.epoch, report.number) > (known.epoch, known.number) || report.epoch > known.epoch
         });
         if newer {
+            self.taken += 1;
             self.reports.insert(report.site.clone(), report.clone());
         }
     }
@@ -129,6 +132,11 @@ impl Peers {
     /// What `site` last said.
     pub fn of(&self, site: &SiteId) -> Option<&Report> {
         self.reports.get(site)
+    }
+
+    /// Grows with each report that was taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// All, by site.

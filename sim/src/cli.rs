@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::coverage::{self, Coverage};
 use crate::fault::Kind;
+use crate::homes;
 use crate::run::{self, Report, Seed, run};
 use crate::scenario::Scenario;
 use crate::sweep::{Range, Summary, median, sweep};
@@ -328,30 +329,52 @@ fn print_summary(scenario: &Scenario, summary: &Summary) {
     }
 }
 
+/// How many seeds a bug must survive without what it takes: twice what it took with it, from, to.
+const NEEDLESS_SEEDS: (u64, u64) = (20, 200);
+
 fn mutants(json: bool, seeds: u64, only: &[String], jobs: Option<usize>) -> Result<i32, String> {
-    let mut survived = 0;
+    let mut wrong = 0;
     let mut chosen = Vec::new();
     for name in only {
         chosen.extend(mutant_of(Some(name))?);
     }
     for mutant in if only.is_empty() { Mutant::ALL } else { &chosen } {
         let range = Range { from: 0, to: seeds, within: None, jobs: jobs_of(jobs), until_caught: true };
-        let summary = sweep(&Scenario::home(*mutant), range, Some(*mutant), &|_| {});
+        let home = homes::home(*mutant);
+        let summary = sweep(&home, range, Some(*mutant), &|_| {});
         let caught = summary.failures.first();
         let by = caught.map(|report| report.outcome.word().to_string());
         let seed = caught.map(|report| report.seed.text.clone());
         // Threads run ahead of the seed that was caught; it is the seeds up to it that were needed.
         let tried = caught.map_or(summary.runs, |report| report.seed.value as u64 + 1);
-        survived += usize::from(caught.is_none());
+        let needs = homes::needs(*mutant);
+        let needless = caught.is_some() && !needs.is_empty() && {
+            let range = Range { to: (2 * tried).clamp(NEEDLESS_SEEDS.0, NEEDLESS_SEEDS.1), ..range };
+            let mut home = home;
+            home.without.extend(needs.iter().map(|need| (*need).to_string()));
+            !sweep(&home, range, Some(*mutant), &|_| {}).failures.is_empty()
+        };
+        wrong += usize::from(caught.is_none() || needless);
         if json {
-            println!("{}", json!({"mutant": mutant.name(), "caught_by": by, "seed": seed, "seeds": tried}));
-        } else if let (Some(by), Some(seed)) = (by, seed) {
-            println!("{} caught by {by} after {tried} seeds (seed {seed})", mutant.name());
+            let needs = json!({"off": needs, "caught": needless});
+            println!(
+                "{}",
+                json!({"mutant": mutant.name(), "caught_by": by, "seed": seed, "seeds": tried, "without": needs})
+            );
+            continue;
+        }
+        let needed = match (needs, needless) {
+            ([], _) => String::new(),
+            (needs, false) => format!("; survives without {}", needs.join(", ")),
+            (needs, true) => format!("; caught without {} as well, which should be what it takes", needs.join(", ")),
+        };
+        if let (Some(by), Some(seed)) = (by, seed) {
+            println!("{} caught by {by} after {tried} seeds (seed {seed}){needed}", mutant.name());
         } else {
             println!("{} survived {tried} seeds", mutant.name());
         }
     }
-    Ok(if survived == 0 { 0 } else { 105 })
+    Ok(if wrong == 0 { 0 } else { 105 })
 }
 
 fn list(json: bool, what: Vocabulary) {

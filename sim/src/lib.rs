@@ -7,6 +7,7 @@ pub mod clock;
 pub mod coverage;
 pub mod dice;
 pub mod fault;
+pub mod homes;
 pub mod invariants;
 pub mod journal;
 pub mod log;

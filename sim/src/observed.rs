@@ -117,6 +117,8 @@ pub struct ClientPush {
 pub enum Event {
     /// A record became durable (below the high watermark).
     Appended { partition: Partition, offset: Offset },
+    /// A daemon sends a publication of the record at `offset` on its way.
+    Publishing { daemon: u64, partition: Partition, offset: Offset },
     /// A record of `replicatedpushdata` became durable.
     Published { offset: Offset },
     /// A site's report became durable.

@@ -1,7 +1,6 @@
 //! Scenario files: TOML that says what a run is about. What it leaves open, the seed draws.
 
 use anyhow::{Context, bail};
-use refrain_core::mutant::Mutant;
 use serde::Deserialize;
 
 use crate::fault::{Kind, Strike};
@@ -33,8 +32,10 @@ pub struct Scenario {
     pub every_seconds: u64,
     /// Fault classes, all on; absent: each on in half of the runs.
     pub faults: Option<Vec<String>>,
-    /// Workload features that are off.
+    /// Workload features and fault classes that are off.
     pub without: Vec<String>,
+    /// Kinds of pushes that come fifty times as often as they would.
+    pub often: Vec<String>,
     /// `log`, `sites:N`, `all`; absent: drawn for each site.
     pub ack: Option<String>,
     /// How many of a hundred repositories show only what every active site has staged.
@@ -116,6 +117,7 @@ impl Default for Scenario {
             every_seconds: 70,
             faults: None,
             without: Vec::new(),
+            often: Vec::new(),
             ack: None,
             replicated_percent: 25,
             flip_seconds: 30,
@@ -169,9 +171,16 @@ impl Scenario {
             }
         }
         for name in &scenario.without {
-            if !FEATURES.contains(&name.as_str()) {
-                bail!("there is no workload feature {name:?}; there are {}", FEATURES.join(", "));
+            if !FEATURES.contains(&name.as_str()) && Kind::parse(name).is_none() {
+                bail!(
+                    "there is no workload feature and no fault class {name:?}; there are {} and what `refrain-sim list \
+                     faults` names",
+                    FEATURES.join(", ")
+                );
             }
+        }
+        if let Some(name) = scenario.often.iter().find(|name| !crate::workload::is_kind_of_push(name)) {
+            bail!("there is no kind of push {name:?} that could come often");
         }
         let marks = crate::coverage::marks();
         for name in &scenario.covers {
@@ -189,33 +198,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Where a known bug is looked for: the built-in scenario, or one that brings about what it takes.
-    pub fn home(mutant: Mutant) -> Self {
-        macro_rules! homes {
-            ($($mutant:ident => $name:literal,)*) => {
-                match mutant {
-                    $(Mutant::$mutant => ($name, include_str!(concat!("../../scenarios/", $name, ".toml"))),)*
-                    _ => return Self::default(),
-                }
-            };
-        }
-        let (name, text) = homes! {
-            KeepNotTaken => "faults/keeps",
-            ParkedSkipped => "faults/parked",
-            FlipDeadlineEarly => "regressions/flip-deadline-in-the-past",
-            AnsweredPushKept => "regressions/answered-push-kept",
-            FlipWithoutMembers => "regressions/flip-without-members",
-            RetryForgotten => "regressions/retry-forgotten",
-            UnreadTakenForLost => "regressions/unread-taken-for-lost",
-            EndTakenForDone => "regressions/end-taken-for-done",
-        };
-        let mut scenario = Self::parse(text).expect("a file of this repository");
-        scenario.name = name.rsplit('/').next().unwrap_or(name).to_string();
-        scenario.path = format!("scenarios/{name}.toml");
-        scenario
-    }
-
-    /// A workload feature is on.
+    /// A workload feature is on, or a fault class not off.
     pub fn is_on(&self, feature: &str) -> bool {
         !self.without.iter().any(|off| off == feature)
     }
@@ -229,7 +212,7 @@ impl Scenario {
             lasts: micros(fault.lasts),
             dice: fault.dice,
         };
-        self.fault.iter().map(strike).collect()
+        self.fault.iter().filter(|fault| self.is_on(&fault.kind)).map(strike).collect()
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Plan {
     pub mutant: Option<Mutant>,
     /// Workload features that are off.
     pub without: Vec<String>,
+    /// Kinds of pushes that come often.
+    pub often: Vec<String>,
     /// Pushes at fixed times, beside or instead of the drawn ones.
     pub script: Vec<ScriptedPush>,
 }
@@ -129,6 +131,7 @@ impl Plan {
             refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
             mutant,
             without: scenario.without.clone(),
+            often: scenario.often.clone(),
             script: scenario.push.clone(),
             sites,
             strikes,
@@ -212,7 +215,7 @@ fn draw_strikes(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) 
             None => on,
             Some(only) => only.iter().any(|name| name == kind.name()),
         };
-        if !wanted {
+        if !wanted || !scenario.is_on(kind.name()) {
             continue;
         }
         let most = match kind {

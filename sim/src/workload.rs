@@ -71,6 +71,14 @@ const INTENTS: [(Intent, u64, &str); 14] = [
     (Intent::Split, 2, "split"),
 ];
 
+/// How much more often a scenario's `often` makes a kind of push.
+const OFTEN: u64 = 50;
+
+/// Whether `name` is what a scenario's `often` may name.
+pub(crate) fn is_kind_of_push(name: &str) -> bool {
+    INTENTS.iter().any(|(_, _, feature)| !feature.is_empty() && *feature == name)
+}
+
 /// A push in the making.
 pub(crate) struct Draft {
     atomic: bool,
@@ -221,8 +229,11 @@ impl World {
     }
 
     fn draw_intent(&mut self) -> Intent {
-        let mut drawn = self.clients.rng.below(INTENTS.iter().map(|(_, parts, _)| parts).sum());
-        for (intent, parts, feature) in INTENTS {
+        let often = |feature: &str| self.plan.often.iter().any(|name| name == feature);
+        let intents = INTENTS
+            .map(|(intent, parts, feature)| (intent, if often(feature) { parts * OFTEN } else { parts }, feature));
+        let mut drawn = self.clients.rng.below(intents.iter().map(|(_, parts, _)| parts).sum());
+        for (intent, parts, feature) in intents {
             if drawn < parts {
                 return if feature.is_empty() || self.plan.is_on(feature) { intent } else { Intent::Update };
             }

@@ -1,5 +1,6 @@
 //! What is republished is accepted, is exactly what was accepted of that record, and every active member had reported
-//! it applied and flushed, by its instance in force.
+//! it applied and flushed, by its instance in force. Who is active and in force is taken from as much of partition 0 as
+//! the publishing daemon had judged when it sent the publication: nobody can know more.
 //!
 //! Catches an aggregator that does not wait for a silent member, or believes what an earlier start of a site said.
 
@@ -8,7 +9,6 @@ use std::collections::BTreeMap;
 use refrain_core::aggregator::{Data, Published};
 use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::SiteId;
-use refrain_core::record::Body;
 
 use super::broken;
 use super::claims::Claims;
@@ -17,17 +17,17 @@ use crate::observed::{Event, Invariant, Observed, Violation};
 
 const NAME: &str = "aggregated-after-all";
 
-/// From the aggregator's decision to the durable publication, at most: an append can land minutes after it was given
-/// up. A start or a membership younger than this, and younger than the record, came too late to be known for certain.
-const DECISION_MS: u64 = 240_000;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct AggregatedAfterAll {
     applied: Claims,
-    /// Since when a member is active, by the log's clock.
-    active: BTreeMap<SiteId, u64>,
+    /// The active members with their instances in force, from the record of partition 0 on that made them so.
+    known: Vec<(Offset, InForce)>,
+    /// How far each daemon has judged partition 0 since it started.
+    judged: BTreeMap<u64, Offset>,
 }
+
+type InForce = BTreeMap<SiteId, Option<Instance>>;
 
 impl Invariant for AggregatedAfterAll {
     fn name(&self) -> &'static str {
@@ -44,15 +44,19 @@ impl Invariant for AggregatedAfterAll {
                 self.follow_members(seen, *offset);
                 Vec::new()
             }
+            Event::Judged { daemon, partition: Partition(0), offset, .. } => {
+                self.judged.insert(*daemon, *offset);
+                Vec::new()
+            }
+            Event::Publishing { daemon, partition, offset } => self.publishing(*daemon, *partition, *offset),
             Event::Reported { report, .. } => {
                 self.applied.add(&seen.naive, report, |mark, offset| mark.applied(offset));
                 Vec::new()
             }
             Event::Published { offset } => {
                 let entry = seen.published.iter().rev().find(|entry| entry.offset == *offset);
-                let read = entry.and_then(|entry| Some((entry.time_ms, Published::decode(&entry.value)?)));
-                match read {
-                    Some((time_ms, published)) => self.published(seen, time_ms, &published.data),
+                match entry.and_then(|entry| Published::decode(&entry.value)) {
+                    Some(published) => published_as_accepted(seen, &published.data),
                     None => vec![broken(NAME, format!("publication {offset} cannot be read"))],
                 }
             }
@@ -63,51 +67,57 @@ impl Invariant for AggregatedAfterAll {
 
 impl AggregatedAfterAll {
     fn follow_members(&mut self, seen: &Observed, offset: Offset) {
-        let Some(decision) = seen.naive.decision(Partition(0), offset) else { return };
-        let now = match decision.record.as_ref().map(|record| &record.body) {
-            Some(Body::LogOpened(_)) => 0,
-            Some(Body::SiteChanged(_)) => decision.time_ms,
-            _ => return,
-        };
-        self.active.retain(|site, _| seen.naive.active().any(|active| active == site));
-        for site in seen.naive.active() {
-            self.active.entry(site.clone()).or_insert(now);
+        let speakers = seen.naive.partitions.get(&Partition(0)).map(|state| &state.speakers);
+        let instance = |site: &SiteId| speakers.and_then(|speakers| speakers.get(site)).map(|it| it.instance);
+        let now: InForce = seen.naive.active().map(|site| (site.clone(), instance(site))).collect();
+        if self.known.last().is_none_or(|(_, known)| *known != now) {
+            self.known.push((offset, now));
         }
     }
 
-    fn published(&self, seen: &Observed, time_ms: u64, data: &Data) -> Vec<Violation> {
-        let at = format!("partition {} offset {} ({})", data.partition, data.offset, data.repo);
-        let Some(decision) = seen.naive.decision(data.partition, data.offset) else {
-            return vec![broken(NAME, format!("{at} was published, and is no record"))];
-        };
+    fn publishing(&self, daemon: u64, partition: Partition, offset: Offset) -> Vec<Violation> {
+        let upto = self.judged.get(&daemon).copied().unwrap_or_default();
+        let known = self.known.iter().rev().find(|(since, _)| *since <= upto);
         let mut found = Vec::new();
-        let accepted = judged_updates(decision).zip(&decision.before).filter(|((_, word), _)| *word == "accepted");
-        let accepted: Vec<_> = accepted.map(|((update, _), before)| (&update.name, *before, update.new)).collect();
-        let said: Vec<_> = data.updates.iter().map(|update| (&update.name, update.old, update.new)).collect();
-        if accepted.is_empty() || accepted != said {
-            found.push(broken(NAME, format!("{at} was published as {said:?}; accepted was {accepted:?}")));
-        }
-        // Partition 0's end is read after the record was folded, so what is older than the record is known.
-        let known = decision.time_ms.max(time_ms.saturating_sub(DECISION_MS + 1) + 1) - 1;
-        let speakers = seen.naive.partitions.get(&Partition(0)).map(|state| &state.speakers);
-        for (site, since) in self.active.iter().filter(|(_, since)| **since <= known) {
-            let speaker = speakers.and_then(|speakers| speakers.get(site));
-            let counts = |instance: Instance| {
-                speaker.is_some_and(|speaker| speaker.instance == instance || speaker.since_ms > known)
-            };
-            if !self.applied.hold(site, data.partition, data.offset, counts) {
-                let what = format!("{at} was published, but {site}, active since {since} ms, has not reported it");
-                found.push(broken(NAME, what));
+        for (site, instance) in known.into_iter().flat_map(|(_, known)| known) {
+            if !self.applied.hold(site, partition, offset, |claims| Some(claims) == *instance) {
+                let what = format!("partition {partition} offset {offset} is being published by daemon {daemon}");
+                let why = format!("{site}, active as of offset {upto} of partition 0, has not reported it");
+                found.push(broken(NAME, format!("{what}, but {why}")));
             }
         }
         found
     }
 }
 
+fn published_as_accepted(seen: &Observed, data: &Data) -> Vec<Violation> {
+    let at = format!("partition {} offset {} ({})", data.partition, data.offset, data.repo);
+    let Some(decision) = seen.naive.decision(data.partition, data.offset) else {
+        return vec![broken(NAME, format!("{at} was published, and is no record"))];
+    };
+    let accepted = judged_updates(decision).zip(&decision.before).filter(|((_, word), _)| *word == "accepted");
+    let accepted: Vec<_> = accepted.map(|((update, _), before)| (&update.name, *before, update.new)).collect();
+    let said: Vec<_> = data.updates.iter().map(|update| (&update.name, update.old, update.new)).collect();
+    if accepted.is_empty() || accepted != said {
+        return vec![broken(NAME, format!("{at} was published as {said:?}; accepted was {accepted:?}"))];
+    }
+    Vec::new()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::invariants::testing::{World, absent, run, update, value};
+
+    /// A daemon that has judged all of partition 0 publishes the record at `offset`.
+    fn publishing(world: &World, offset: u64) -> [Event; 2] {
+        let (site, partition) = (SiteId::parse("ams").expect("valid"), Partition(0));
+        let all = Offset(world.end() - 1);
+        [
+            Event::Judged { site, daemon: 0, partition, offset: all, words: Vec::new() },
+            Event::Publishing { daemon: 0, partition, offset: Offset(offset) },
+        ]
+    }
 
     #[test]
     fn a_publication_waits_for_every_active_member() {
@@ -118,44 +128,28 @@ mod tests {
         let offset = world.end();
         let record = world.push("ams", false, &[update("a", absent(), value(1))]);
         let here = world.report("ams", 100, &[]);
-        let published = world.publish(offset, &[update("a", absent(), value(1))]);
-        assert_eq!(run(&mut check, &world, &[record, here, published.clone()]).len(), 1);
+        assert_eq!(run(&mut check, &world, &[record, here]), []);
+        assert_eq!(run(&mut check, &world, &publishing(&world, offset)).len(), 1);
         let there = world.report("sfo", 100, &[]);
-        assert_eq!(run(&mut check, &world, &[there, published]), []);
+        assert_eq!(run(&mut check, &world, &[there]), []);
+        assert_eq!(run(&mut check, &world, &publishing(&world, offset)), []);
     }
 
     #[test]
-    fn an_earlier_start_is_not_believed_for_long() {
+    fn an_earlier_start_is_not_believed_once_the_next_is_known() {
         let mut world = World::opened(&["ams"]);
         let mut check = AggregatedAfterAll::default();
         let opened: Vec<Event> = world.appended();
         run(&mut check, &world, &opened);
         let offset = world.end();
-        world.push("ams", false, &[update("a", absent(), value(1))]);
+        let record = world.push("ams", false, &[update("a", absent(), value(1))]);
         let report = world.report("ams", 100, &[]);
-        world.start("ams", 2, 20);
-        world.now_ms += 1_000;
-        let soon = world.publish(offset, &[update("a", absent(), value(1))]);
-        assert_eq!(run(&mut check, &world, &[report, soon]), []);
-        world.now_ms += 2 * DECISION_MS;
-        let late = world.publish(offset, &[update("a", absent(), value(1))]);
-        assert_eq!(run(&mut check, &world, &[late]).len(), 1);
-    }
-
-    #[test]
-    fn an_earlier_start_is_not_believed_of_a_record_younger_than_the_next() {
-        let mut world = World::opened(&["ams", "sfo"]);
-        let mut check = AggregatedAfterAll::default();
-        let opened: Vec<Event> = world.appended();
-        run(&mut check, &world, &opened);
-        world.start("sfo", 2, 20);
-        world.now_ms += 10;
-        let offset = world.end();
-        world.push("ams", false, &[update("a", absent(), value(1))]);
-        let reports = [world.report("ams", 100, &[]), world.report("sfo", 100, &[])];
-        let published = world.publish(offset, &[update("a", absent(), value(1))]);
-        assert_eq!(run(&mut check, &world, &reports), []);
-        assert_eq!(run(&mut check, &world, &[published]).len(), 1);
+        assert_eq!(run(&mut check, &world, &[record, report]), []);
+        let early = publishing(&world, offset);
+        let started = world.start("ams", 2, 20);
+        assert_eq!(run(&mut check, &world, &[started]), []);
+        assert_eq!(run(&mut check, &world, &early), []);
+        assert_eq!(run(&mut check, &world, &publishing(&world, offset)).len(), 1);
     }
 
     #[test]

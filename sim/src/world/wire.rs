@@ -40,6 +40,10 @@ impl World {
             LogEffect::Append { op, topic, value, expect, .. } => {
                 let parsed = log::parse(topic, &value);
                 self.learn_pair(daemon, &parsed);
+                if let Value::Published(Some(published)) = &parsed {
+                    let (partition, offset) = (published.data.partition, published.data.offset);
+                    self.emit(&Event::Publishing { daemon, partition, offset });
+                }
                 let append = Append { daemon, op, topic, value, parsed, expect, answered: true };
                 match self.net.send(host, End::Log) {
                     Passage::Lost => self.unknown(daemon, op, APPEND_TIMEOUT),

@@ -1,0 +1,62 @@
+//! Where each known bug is looked for, and what it takes for it to show.
+//!
+//! A fault class or a workload feature earns its place by a bug that is caught with it and survives without it.
+
+use refrain_core::mutant::Mutant;
+
+use crate::scenario::Scenario;
+
+macro_rules! files {
+    ($mutant:expr, $($name:ident => $file:literal,)*) => {
+        match $mutant {
+            $(Mutant::$name => Some(($file, include_str!(concat!("../../scenarios/", $file, ".toml")))),)*
+            _ => None,
+        }
+    };
+}
+
+/// The built-in scenario, or one that brings about what the bug takes.
+pub fn home(mutant: Mutant) -> Scenario {
+    let file = files! { mutant,
+        ReconcileEarly => "faults/old-journal",
+        HomeIgnored => "faults/garbage",
+        ForeignKept => "faults/foreign-refs",
+        IncarnationIgnored => "mixed/recreated",
+        SplitCutEarly => "faults/chunks",
+        SplitToldWhole => "regressions/split-told-whole",
+        KeepNotTaken => "faults/keeps",
+        ParkedSkipped => "faults/parked",
+        FlipDeadlineEarly => "regressions/flip-deadline-in-the-past",
+        AnsweredPushKept => "regressions/answered-push-kept",
+        FlipWithoutMembers => "regressions/flip-without-members",
+        RetryForgotten => "regressions/retry-forgotten",
+        UnreadTakenForLost => "regressions/unread-taken-for-lost",
+        EndTakenForDone => "regressions/end-taken-for-done",
+    };
+    let Some((name, text)) = file else { return Scenario::default() };
+    let mut scenario = Scenario::parse(text).expect("a file of this repository");
+    scenario.name = name.rsplit('/').next().unwrap_or(name).to_string();
+    scenario.path = format!("scenarios/{name}.toml");
+    scenario
+}
+
+/// The fault classes and workload features one of which the bug takes: with all of them off it survives. Empty for bugs
+/// that show in many ways.
+pub fn needs(mutant: Mutant) -> &'static [&'static str] {
+    match mutant {
+        Mutant::ReappendOnUnknown => {
+            &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause"]
+        }
+        Mutant::EvictedMayStart | Mutant::ReadmittedSpeaks | Mutant::MembersMerged => &["member"],
+        Mutant::IncarnationIgnored | Mutant::EndTakenForDone => &["recreate"],
+        Mutant::AtomicByRef => &["atomic"],
+        Mutant::ForeignKept => &["foreign-refs"],
+        Mutant::HomeIgnored => &["garbage"],
+        Mutant::PolicyAtProducer => &["configure"],
+        Mutant::DeletionsLast | Mutant::NeighboursIgnored => &["directory-and-file"],
+        Mutant::SplitCutEarly => &["split"],
+        Mutant::ChunkPlaceGuessed => &["large"],
+        Mutant::UnreadTakenForLost => &["loss"],
+        _ => &[],
+    }
+}
