@@ -36,6 +36,8 @@ struct World {
     fate: Fate,
     /// Nothing reaches the log any more, and nobody is told.
     cut_off: bool,
+    /// What did not reach it.
+    lost: Vec<(Topic, Arc<[u8]>)>,
     replies: Vec<(PushId, Vec<Answer>)>,
     ordered: Vec<PushId>,
     ready: bool,
@@ -60,6 +62,7 @@ impl World {
             waiting: vec![],
             fate: Fate::Done,
             cut_off: false,
+            lost: vec![],
             replies: vec![],
             ordered: vec![],
             ready: false,
@@ -160,8 +163,9 @@ impl World {
                 let fate = if self.cut_off { Fate::Lost } else { core::mem::replace(&mut self.fate, Fate::Done) };
                 let values = self.log.entry(topic).or_default();
                 let offset = Offset(values.len() as u64);
-                if fate != Fate::Lost {
-                    values.push(value);
+                match fate {
+                    Fate::Lost => self.lost.push((topic, value)),
+                    Fate::Done | Fate::Silent => values.push(value),
                 }
                 Some(match fate {
                     Fate::Done => LogInput::Appended { op, offset },
@@ -313,6 +317,24 @@ fn an_unknown_append_that_is_not_there_goes_again_only_behind_a_barrier() {
     world.push(&mut site, 2, None, 7);
     assert!(world.replies.is_empty());
     world.pass(&mut site, Duration::from_secs(1));
+    assert_eq!(world.records()[3..], ["barrier", "push"]);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
+}
+
+#[test]
+fn a_barrier_that_was_given_up_and_appears_late_resolves_the_push_before_it() {
+    let (mut world, mut site) = ready();
+    world.cut_off = true;
+    world.push(&mut site, 2, None, 7);
+    // The second barrier takes the first one's place.
+    world.pass(&mut site, Duration::from_secs(4));
+    let said = world.lost.iter().filter(|(topic, _)| matches!(topic, Topic::PushData(_)));
+    let said: Vec<_> = said.cloned().collect();
+    assert!(said.len() >= 3, "a push and two barriers: {}", said.len());
+    world.cut_off = false;
+    let (topic, first) = said[1].clone();
+    world.log.entry(topic).or_default().push(first);
+    world.run(&mut site, vec![]);
     assert_eq!(world.records()[3..], ["barrier", "push"]);
     assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])]);
 }
