@@ -132,8 +132,8 @@ impl Arm {
     }
 }
 
-/// Pushes all of the seed's refs through the first site, a group at once. By patterns: the time that `git push` takes to
-/// match single names grows with the square of their number.
+/// Pushes all of the seed's refs through the first site, a group at once. By patterns: the time that `git push` takes
+/// to match single names grows with the square of their number.
 fn fill(seed: &Path, repos: &[PathBuf]) -> Result<()> {
     let names = text(&run(seed, &["for-each-ref", "--format=%(refname)"])?.stdout);
     let names: Vec<&str> = names.lines().collect();

@@ -53,7 +53,6 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::ForeignKept => &["foreign-refs"],
         Mutant::HomeIgnored => &["garbage"],
         Mutant::PolicyAtProducer => &["configure"],
-        Mutant::DeletionsLast | Mutant::NeighboursIgnored => &["directory-and-file"],
         Mutant::SplitCutEarly => &["split"],
         Mutant::ChunkPlaceGuessed => &["large"],
         Mutant::UnreadTakenForLost => &["loss"],

@@ -1,17 +1,16 @@
 //! What is republished is accepted, is exactly what was accepted of that record, and every active member had reported
-//! it applied and flushed, by its instance in force. Who is active and in force is taken from as much of partition 0 as
-//! the publishing daemon had judged when it sent the publication: nobody can know more.
+//! it applied and flushed, by its instance in force, as far as the publishing daemon can know when it sends the
+//! publication.
 //!
 //! Catches an aggregator that does not wait for a silent member, or believes what an earlier start of a site said.
 
-use std::collections::BTreeMap;
-
 use refrain_core::aggregator::{Data, Published};
-use refrain_core::ids::{Instance, Offset, Partition};
-use refrain_core::names::SiteId;
+use refrain_core::ids::{Offset, Partition};
+use refrain_core::record::MemberState;
 
 use super::broken;
 use super::claims::Claims;
+use super::known::Known;
 use super::pushes::judged_updates;
 use crate::observed::{Event, Invariant, Observed, Violation};
 
@@ -21,13 +20,8 @@ const NAME: &str = "aggregated-after-all";
 #[derive(Debug, Default)]
 pub(super) struct AggregatedAfterAll {
     applied: Claims,
-    /// The active members with their instances in force, from the record of partition 0 on that made them so.
-    known: Vec<(Offset, InForce)>,
-    /// How far each daemon has judged partition 0 since it started.
-    judged: BTreeMap<u64, Offset>,
+    known: Known,
 }
-
-type InForce = BTreeMap<SiteId, Option<Instance>>;
 
 impl Invariant for AggregatedAfterAll {
     fn name(&self) -> &'static str {
@@ -39,16 +33,9 @@ impl Invariant for AggregatedAfterAll {
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
+        self.known.follow(seen, event);
         match event {
-            Event::Appended { partition: Partition(0), offset } => {
-                self.follow_members(seen, *offset);
-                Vec::new()
-            }
-            Event::Judged { daemon, partition: Partition(0), offset, .. } => {
-                self.judged.insert(*daemon, *offset);
-                Vec::new()
-            }
-            Event::Publishing { daemon, partition, offset } => self.publishing(*daemon, *partition, *offset),
+            Event::Publishing { daemon, partition, offset } => self.publishing(seen, *daemon, *partition, *offset),
             Event::Reported { report, .. } => {
                 self.applied.add(&seen.naive, report, |mark, offset| mark.applied(offset));
                 Vec::new()
@@ -66,24 +53,16 @@ impl Invariant for AggregatedAfterAll {
 }
 
 impl AggregatedAfterAll {
-    fn follow_members(&mut self, seen: &Observed, offset: Offset) {
-        let speakers = seen.naive.partitions.get(&Partition(0)).map(|state| &state.speakers);
-        let instance = |site: &SiteId| speakers.and_then(|speakers| speakers.get(site)).map(|it| it.instance);
-        let now: InForce = seen.naive.active().map(|site| (site.clone(), instance(site))).collect();
-        if self.known.last().is_none_or(|(_, known)| *known != now) {
-            self.known.push((offset, now));
-        }
-    }
-
-    fn publishing(&self, daemon: u64, partition: Partition, offset: Offset) -> Vec<Violation> {
-        let upto = self.judged.get(&daemon).copied().unwrap_or_default();
-        let known = self.known.iter().rev().find(|(since, _)| *since <= upto);
+    fn publishing(&self, seen: &Observed, daemon: u64, partition: Partition, offset: Offset) -> Vec<Violation> {
+        // Partition 0's end is read after the record was folded, so what is older than the record is known.
+        let before_ms = seen.naive.decision(partition, offset).map_or(0, |decision| decision.time_ms);
+        let members = self.known.members(daemon, before_ms);
+        let active = members.into_iter().flatten().filter(|(_, (state, _))| *state == MemberState::Active);
         let mut found = Vec::new();
-        for (site, instance) in known.into_iter().flat_map(|(_, known)| known) {
+        for (site, (_, instance)) in active {
             if !self.applied.hold(site, partition, offset, |claims| Some(claims) == *instance) {
                 let what = format!("partition {partition} offset {offset} is being published by daemon {daemon}");
-                let why = format!("{site}, active as of offset {upto} of partition 0, has not reported it");
-                found.push(broken(NAME, format!("{what}, but {why}")));
+                found.push(broken(NAME, format!("{what}, but {site}, which is active, has not reported it")));
             }
         }
         found
@@ -109,14 +88,10 @@ mod tests {
     use super::*;
     use crate::invariants::testing::{World, absent, run, update, value};
 
-    /// A daemon that has judged all of partition 0 publishes the record at `offset`.
+    /// The first daemon has judged all of partition 0 and publishes the record at `offset`.
     fn publishing(world: &World, offset: u64) -> [Event; 2] {
-        let (site, partition) = (SiteId::parse("ams").expect("valid"), Partition(0));
-        let all = Offset(world.end() - 1);
-        [
-            Event::Judged { site, daemon: 0, partition, offset: all, words: Vec::new() },
-            Event::Publishing { daemon: 0, partition, offset: Offset(offset) },
-        ]
+        let Event::Judged { daemon, partition, .. } = world.judged("ams") else { unreachable!("it is one") };
+        [world.judged("ams"), Event::Publishing { daemon, partition, offset: Offset(offset) }]
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod at_rest;
 mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
+mod known;
 mod memory_bounded;
 mod no_ref_goes_back;
 mod nothing_left_open;

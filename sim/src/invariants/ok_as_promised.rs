@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::config::Ack;
-use refrain_core::ids::{Offset, Partition};
+use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::Answer;
 use refrain_core::progress::Report;
-use refrain_core::record::Body;
+use refrain_core::record::MemberState;
 
 use super::claims::Claims;
+use super::known::Known;
 use super::places::{place_after, place_from};
 use super::pushes::{FINE, Index, Said};
 use super::{broken, short};
@@ -25,12 +26,11 @@ const NAME: &str = "ok-as-promised";
 pub(super) struct OkAsPromised {
     records: Index,
     flushed: Claims,
-    /// The furthest that each site ever said to have applied and flushed everything.
-    applied: BTreeMap<(SiteId, Partition), Offset>,
+    /// The furthest that each start of a site said to have applied and flushed everything.
+    applied: BTreeMap<(SiteId, Instance, Partition), Offset>,
     /// Refs that somebody changed behind the daemon, until it set them itself again.
     foreign: BTreeSet<(SiteId, RepoName, RefName)>,
-    /// Sites that have been active from the log's first record on: whoever answered a push knew that.
-    always_active: BTreeSet<SiteId>,
+    known: Known,
 }
 
 impl Invariant for OkAsPromised {
@@ -43,12 +43,10 @@ impl Invariant for OkAsPromised {
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
+        self.known.follow(seen, event);
         match event {
             Event::Appended { partition, offset } => {
                 self.records.add(seen, *partition, *offset);
-                if *partition == Partition(0) {
-                    self.follow_members(seen, *offset);
-                }
                 Vec::new()
             }
             Event::Reported { report, .. } => {
@@ -72,20 +70,10 @@ impl Invariant for OkAsPromised {
 }
 
 impl OkAsPromised {
-    fn follow_members(&mut self, seen: &Observed, offset: Offset) {
-        let decision = seen.naive.decision(Partition(0), offset);
-        match decision.and_then(|decision| decision.record.as_ref()).map(|record| &record.body) {
-            Some(Body::LogOpened(_)) => self.always_active.extend(seen.naive.active().cloned()),
-            Some(Body::SiteChanged(_)) => {
-                self.always_active.retain(|site| seen.naive.active().any(|active| active == site));
-            }
-            _ => {}
-        }
-    }
-
     fn follow_applied(&mut self, report: &Report) {
         for (partition, mark) in &report.partitions {
-            let furthest = self.applied.entry((report.site.clone(), *partition)).or_default();
+            let key = (report.site.clone(), report.instance, *partition);
+            let furthest = self.applied.entry(key).or_default();
             *furthest = (*furthest).max(mark.first_open());
         }
     }
@@ -98,18 +86,17 @@ impl OkAsPromised {
         let answers = push.answers.iter().flatten();
         for (wish, _) in push.updates.iter().zip(answers).filter(|(_, answer)| **answer == Answer::Ok) {
             let Some(said) = Said::by_client(seen, push, wish) else { continue };
-            // The first of several: what holds the earliest of identical pushes is the least that may be asked for.
-            let mut places = self.records.judged(&said, FINE);
-            let Some((partition, offset)) = places.next() else { continue };
+            // A client may push the same again: the answer is as promised if it is for one of the records.
+            let places: Vec<_> = self.records.judged(&said, FINE).collect();
+            let Some((partition, offset)) = places.first().copied() else { continue };
             if !seen.naive.is_current(partition, offset) {
                 continue;
             }
-            let repeated = places.next().map(|(_, again)| again);
             let what = format!("push {} at {}: {} {} -> {}", push.id, push.site, push.repo, wish.name, short(wish.new));
             if !self.shown(seen, push, wish.name.as_str(), offset) {
                 found.push(broken(NAME, format!("{what} was answered ok before {} showed it", push.site)));
             }
-            if !self.held(seen, push, (partition, offset), repeated) {
+            if !places.iter().any(|place| self.held(seen, push, *place)) {
                 found.push(broken(NAME, format!("{what} was answered ok with {:?}, which is not so", push.ack)));
             }
         }
@@ -128,26 +115,31 @@ impl OkAsPromised {
             || self.foreign.contains(&(push.site.clone(), push.repo.clone(), name))
     }
 
-    /// Whether as many sites as asked for have the change; an update that changes nothing, and one that was repeated
-    /// at `repeated`, is held, too, by a site that has applied and flushed everything up to it: it shows the value.
-    fn held(&self, seen: &Observed, push: &ClientPush, place: (Partition, Offset), repeated: Option<Offset>) -> bool {
-        let (partition, offset) = place;
+    /// Whether as many sites as asked for have the change. An update that changes nothing is held by a site that has
+    /// applied and flushed everything up to it.
+    fn held(&self, seen: &Observed, push: &ClientPush, (partition, offset): (Partition, Offset)) -> bool {
         let changed = seen.naive.decision(partition, offset).is_some_and(|it| it.words.contains(&"accepted"));
-        let applied = |site: &SiteId, place: Offset| {
-            self.applied.get(&(site.clone(), partition)).is_some_and(|furthest| *furthest > place)
+        let applied = |site: &SiteId, instance: Instance| {
+            self.applied.get(&(site.clone(), instance, partition)).is_some_and(|furthest| *furthest > offset)
         };
-        let others = || seen.naive.members().filter(|(site, _)| **site != push.site);
-        let holds = |site: &SiteId| match changed {
-            true => {
-                self.flushed.hold(site, partition, offset, |_| true)
-                    || repeated.is_some_and(|again| applied(site, again))
+        let holds = |site: &SiteId, instance: &Option<Instance>| {
+            let Some(instance) = *instance else { return false };
+            match changed {
+                true => self.flushed.hold(site, partition, offset, |claims| claims == instance),
+                false => applied(site, instance),
             }
-            false => applied(site, offset),
+        };
+        let Some(members) = self.known.members(push.daemon, 0) else { return true };
+        let of_state = |states: &'static [MemberState]| {
+            members.iter().filter(move |(site, (state, _))| **site != push.site && states.contains(state))
         };
         match push.ack {
             Ack::Log => true,
-            Ack::Sites(wanted) => others().filter(|(site, _)| holds(site)).count() >= wanted as usize,
-            Ack::All => others().filter(|(site, _)| self.always_active.contains(site)).all(|(site, _)| holds(site)),
+            Ack::Sites(wanted) => {
+                let others = of_state(&[MemberState::Active, MemberState::Joining]);
+                others.filter(|(site, (_, instance))| holds(site, instance)).count() >= wanted as usize
+            }
+            Ack::All => of_state(&[MemberState::Active]).all(|(site, (_, instance))| holds(site, instance)),
         }
     }
 }
@@ -173,12 +165,15 @@ mod tests {
     fn sites_that_did_not_flush_do_not_count() {
         let mut world = World::opened(&["ams", "sfo"]);
         let mut check = OkAsPromised::default();
+        let opened = world.appended();
+        run(&mut check, &world, &opened);
         let updates = [update("a", absent(), value(1))];
         let record = world.push("ams", false, &updates);
         let set = world.show("ams", "a", value(1));
         let ok = world.answer("ams", false, &updates, &[true]);
         world.seen.pushes[0].ack = Ack::Sites(1);
-        assert_eq!(run(&mut check, &world, &[record, set, ok.clone()]).len(), 1);
+        let judged = world.judged("ams");
+        assert_eq!(run(&mut check, &world, &[record, judged, set, ok.clone()]).len(), 1);
         let report = world.report("sfo", 100, &[]);
         assert_eq!(run(&mut check, &world, &[report, ok]), []);
     }
@@ -187,14 +182,34 @@ mod tests {
     fn an_update_that_changes_nothing_counts_at_sites_that_applied_everything_before_it() {
         let mut world = World::opened(&["ams", "sfo"]);
         let mut check = OkAsPromised::default();
+        let opened = world.appended();
+        run(&mut check, &world, &opened);
         let (made, same) = ([update("a", absent(), value(1))], [update("a", value(1), value(1))]);
         let first = world.push("sfo", false, &made);
         let record = world.push("ams", false, &same);
         let set = world.show("ams", "a", value(1));
         let ok = world.answer("ams", false, &same, &[true]);
         world.seen.pushes[0].ack = Ack::Sites(1);
-        assert_eq!(run(&mut check, &world, &[first, record, set, ok.clone()]).len(), 1);
+        let judged = world.judged("ams");
+        assert_eq!(run(&mut check, &world, &[first, record, judged, set, ok.clone()]).len(), 1);
         let report = world.report("sfo", 100, &[]);
         assert_eq!(run(&mut check, &world, &[report, ok]), []);
+    }
+
+    #[test]
+    fn what_an_earlier_start_flushed_does_not_count() {
+        let mut world = World::opened(&["ams", "sfo"]);
+        let mut check = OkAsPromised::default();
+        let opened = world.appended();
+        run(&mut check, &world, &opened);
+        let updates = [update("a", absent(), value(1))];
+        let events =
+            [world.push("ams", false, &updates), world.show("ams", "a", value(1)), world.report("sfo", 100, &[])];
+        assert_eq!(run(&mut check, &world, &events), []);
+        let started = world.start("sfo", 2, 20);
+        let ok = world.answer("ams", false, &updates, &[true]);
+        world.seen.pushes[0].ack = Ack::Sites(1);
+        let judged = world.judged("ams");
+        assert_eq!(run(&mut check, &world, &[started, judged, ok]).len(), 1);
     }
 }

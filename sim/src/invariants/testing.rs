@@ -168,6 +168,12 @@ impl World {
         Event::Answered { push: id as usize }
     }
 
+    /// The site's daemon has judged all of the partition.
+    pub fn judged(&self, name: &str) -> Event {
+        let (daemon, offset) = (self.daemon(name).0, Offset(self.end() - 1));
+        Event::Judged { site: site(name), daemon, partition: P0, offset, words: Vec::new() }
+    }
+
     /// The site's daemon sets a ref.
     pub fn show(&mut self, name: &str, ref_name: &str, to: Option<Oid>) -> Event {
         let view = self.seen.sites.entry(site(name)).or_default().repos.entry(demo()).or_default();

@@ -1,0 +1,52 @@
+//! What a daemon knows of who belongs and who is in force: as much of partition 0 as it has judged.
+//!
+//! Nobody can know more, so a promise about active members is measured by this.
+
+use std::collections::BTreeMap;
+
+use refrain_core::ids::{Instance, Offset, Partition};
+use refrain_core::names::SiteId;
+use refrain_core::record::MemberState;
+
+use crate::observed::{Event, Observed};
+
+/// Every member with its state and its instance in force.
+pub(super) type Members = BTreeMap<SiteId, (MemberState, Option<Instance>)>;
+
+/// Partition 0 as its records changed it, and how far each daemon is.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// From this offset on, appended at this time.
+    changes: Vec<(Offset, u64, Members)>,
+    judged: BTreeMap<u64, Offset>,
+}
+
+impl Known {
+    /// To be told every event.
+    pub(super) fn follow(&mut self, seen: &Observed, event: &Event) {
+        match event {
+            Event::Appended { partition: Partition(0), offset } => {
+                let speakers = seen.naive.partitions.get(&Partition(0)).map(|state| &state.speakers);
+                let instance =
+                    |site: &SiteId| speakers.and_then(|speakers| speakers.get(site)).map(|speaker| speaker.instance);
+                let members = seen.naive.members();
+                let now: Members = members.map(|(site, state)| (site.clone(), (state, instance(site)))).collect();
+                let time_ms = seen.naive.decision(Partition(0), *offset).map_or(0, |decision| decision.time_ms);
+                if self.changes.last().is_none_or(|(_, _, known)| *known != now) {
+                    self.changes.push((*offset, time_ms, now));
+                }
+            }
+            Event::Judged { daemon, partition: Partition(0), offset, .. } => {
+                self.judged.insert(*daemon, *offset);
+            }
+            _ => {}
+        }
+    }
+
+    /// The members as a daemon knows them, or must: what was appended before `before_ms` counts as known.
+    pub(super) fn members(&self, daemon: u64, before_ms: u64) -> Option<&Members> {
+        let upto = self.judged.get(&daemon).copied().unwrap_or_default();
+        let known = |(since, time_ms, _): &&(Offset, u64, Members)| *since <= upto || *time_ms < before_ms;
+        self.changes.iter().rev().find(known).map(|(_, _, members)| members)
+    }
+}
