@@ -419,7 +419,7 @@ impl Consumer {
 
     fn trim(&mut self, round: u64) {
         for (at, offset, name) in core::mem::take(&mut self.trims) {
-            if at > round {
+            if at > round && !self.mutants.on(Mutant::TrimBeforeFlush) {
                 self.trims.push((at, offset, name));
                 continue;
             }

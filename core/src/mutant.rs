@@ -59,6 +59,10 @@ mutants! {
     IncarnationIgnored = "incarnation-ignored",
     /// Updates are accepted whatever their expected old value.
     ExpectedOldIgnored = "expected-old-ignored",
+    /// Of the directories above a ref only the outermost are looked at.
+    OutermostOnly = "outermost-only",
+    /// A repository's configuration counts in a later life of the name.
+    ConfigOfAnyLife = "config-of-any-life",
     /// The refs of an atomic push are judged one by one.
     AtomicByRef = "atomic-by-ref",
     /// Creations are judged before deletions.
@@ -119,6 +123,18 @@ mutants! {
     ForeignUnheard = "foreign-unheard",
     /// A membership table is merged into the one in force instead of replacing it.
     MembersMerged = "members-merged",
+    /// The first of several staged pushes that is shown takes the keep refs of all with it.
+    KeepsOfAllReleased = "keeps-of-all-released",
+    /// A ref that is done with leaves the journal before the flush that makes it so.
+    TrimBeforeFlush = "trim-before-flush",
+    /// Nothing is appended to resolve an append with unknown outcome.
+    NoBarrier = "no-barrier",
+    /// An acknowledgement counts what a former start of another site had flushed.
+    AckOldInstance = "ack-old-instance",
+    /// Overtaken updates that a report does not name any more count as flushed.
+    FloorIgnored = "floor-ignored",
+    /// An update that changes nothing is acknowledged whatever the other sites have.
+    UnchangedWaitsForNothing = "unchanged-waits-for-nothing",
     /// `ok` is said before the origin shows the refs.
     ReplyBeforeShown = "reply-before-shown",
     /// A split push's decided half is told `ok` with no word that it is still being applied.

@@ -239,7 +239,7 @@ impl Producer {
             self.append(now, out, voice, Some(id), &record);
             return;
         }
-        if self.barrier.is_none() {
+        if self.barrier.is_none() && !self.config.mutants.on(Mutant::NoBarrier) {
             self.barrier = Some(now.at + BARRIER_AFTER);
         }
     }
@@ -270,7 +270,7 @@ impl Producer {
             push.showing.retain(|offset| !early && behind(*offset));
             let met = |(offset, unchanged): (&Offset, &bool)| {
                 let place = (self.partition, *offset);
-                self.config.ack.is_met(place, *unchanged, &self.config.site, control, peers)
+                self.config.ack.is_met(self.config.mutants, place, *unchanged, &self.config.site, control, peers)
             };
             let held = push.accepted.iter().all(met);
             if push.showing.is_empty() && (held || !push.answers.contains(&Some(Answer::Ok))) {

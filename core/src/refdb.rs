@@ -342,7 +342,8 @@ impl Fold {
     fn change_repo(&mut self, cache: &mut Cache, offset: Offset, record: &Record) -> Result<(), Void> {
         let name = record.header.repo.as_ref().expect("the codec checked the scope");
         let before = cache.repo(name).cloned();
-        let same_life = |repo: &RepoEntry| Some(repo.incarnation) == record.header.incarnation;
+        let any_life = self.mutants.on(Mutant::ConfigOfAnyLife);
+        let same_life = |repo: &RepoEntry| any_life || Some(repo.incarnation) == record.header.incarnation;
         let after = match (&record.body, &before) {
             (Body::RepoCreated(_), Some(_)) => return Err(Void::RepoExists),
             (Body::RepoCreated(created), None) => Some(RepoEntry {

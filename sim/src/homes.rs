@@ -24,6 +24,10 @@ pub fn home(mutant: Mutant) -> Scenario {
         IncarnationIgnored => "mixed/recreated",
         SplitCutEarly => "faults/chunks",
         SplitToldWhole => "regressions/split-told-whole",
+        ConfigOfAnyLife => "mixed/recreated",
+        KeepsOfAllReleased => "faults/keeps",
+        TrimBeforeFlush => "faults/power",
+        AckOldInstance => "mixed/everything",
         KeepNotTaken => "faults/keeps",
         ParkedSkipped => "faults/parked",
         FlipDeadlineEarly => "regressions/flip-deadline-in-the-past",
@@ -48,7 +52,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
             &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause"]
         }
         Mutant::EvictedMayStart | Mutant::ReadmittedSpeaks | Mutant::MembersMerged => &["member"],
-        Mutant::IncarnationIgnored | Mutant::EndTakenForDone => &["recreate"],
+        Mutant::IncarnationIgnored | Mutant::EndTakenForDone | Mutant::ConfigOfAnyLife => &["recreate"],
         Mutant::AtomicByRef => &["atomic"],
         Mutant::ForeignKept => &["foreign-refs"],
         Mutant::HomeIgnored => &["garbage"],

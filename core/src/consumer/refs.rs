@@ -33,8 +33,9 @@ impl Consumer {
         if edits.is_empty() {
             return;
         }
+        let all = self.mutants.on(Mutant::KeepsOfAllReleased);
         let release = entry.offsets.iter().copied().filter(|offset| {
-            edits.iter().any(|(_, upto)| offset <= upto)
+            (all || edits.iter().any(|(_, upto)| offset <= upto))
                 && self.pending.get(offset).and_then(|it| it.push()).is_some_and(|push| push.replicated)
         });
         let release = release.collect();

@@ -2,6 +2,7 @@
 
 use crate::config::Ack;
 use crate::ids::{Offset, Partition};
+use crate::mutant::{Mutant, Mutants};
 use crate::names::SiteId;
 use crate::progress::{Mark, Peers};
 use crate::record::MemberState;
@@ -12,6 +13,7 @@ impl Ack {
     /// (`control`) is believed.
     pub(super) fn is_met(
         self,
+        mutants: Mutants,
         place: (Partition, Offset),
         unchanged: bool,
         own: &SiteId,
@@ -21,10 +23,14 @@ impl Ack {
         let flushed = |site: &SiteId| {
             let Some(report) = peers.of(site) else { return false };
             let held = |mark: &Mark| match unchanged {
+                false if mutants.on(Mutant::FloorIgnored) => {
+                    mark.applied(place.1) && mark.overtaken.binary_search(&place.1).is_err()
+                }
                 false => mark.flushed(place.1),
-                true => mark.first_open() > place.1,
+                true => mark.first_open() > place.1 || mutants.on(Mutant::UnchangedWaitsForNothing),
             };
-            control.in_force(report) && report.partitions.get(&place.0).is_some_and(held)
+            (control.in_force(report) || mutants.on(Mutant::AckOldInstance))
+                && report.partitions.get(&place.0).is_some_and(held)
         };
         match self {
             Ack::Log => true,

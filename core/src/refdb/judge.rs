@@ -156,8 +156,10 @@ impl Scratch<'_> {
         self.changes.insert(name.clone(), new);
     }
 
-    fn conflict(&self, name: &RefName) -> Option<Rejection> {
-        let parents = name.directories().filter_map(|dir| RefName::parse(dir).ok());
+    fn conflict(&self, name: &RefName, outermost_only: bool) -> Option<Rejection> {
+        // `refs/heads/a` is the outermost that can be a ref.
+        let depth = if outermost_only { 3 } else { usize::MAX };
+        let parents = name.directories().take(depth).filter_map(|dir| RefName::parse(dir).ok());
         for parent in parents {
             if self.value(&parent).is_some() {
                 return Some(Rejection::NameConflict { with: Some(parent) });
@@ -229,7 +231,7 @@ fn objection(rules: &Rules<'_>, scratch: &Scratch<'_>, update: &Update, current:
         return Some(Rejection::NonFastForwardDenied);
     }
     if current.is_none() && !rules.mutants.on(Mutant::NeighboursIgnored) {
-        return scratch.conflict(&update.name);
+        return scratch.conflict(&update.name, rules.mutants.on(Mutant::OutermostOnly));
     }
     None
 }
