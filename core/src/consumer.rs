@@ -5,6 +5,7 @@
 //! with it. Never sets a ref before that proof, never before the fold has reached the log's end after a start, and
 //! never skips an update in silence: one whose objects cannot be had is parked, retried and counted as not applied.
 
+mod bases;
 mod chunks;
 mod ended;
 mod objects;
@@ -18,7 +19,7 @@ use alloc::vec::Vec;
 
 pub(crate) use put_back::Strayed;
 pub(crate) use work::Source;
-use work::{Pending, RepoWork, State};
+use work::{Aim, Pending, RepoWork, State};
 
 use crate::config::{EXCEPTIONS_MAX, PACKS_HELD_MAX, PENDING_MAX};
 use crate::ids::{Offset, Partition};
@@ -60,8 +61,6 @@ pub struct Consumer {
     dirty: BTreeSet<RepoName>,
     /// Number of the flush that has not begun.
     round: u64,
-    /// Offsets whose refs are shown since the site last asked.
-    shown: Vec<Offset>,
     /// Pushes whose staged packs are on their way here.
     lanes: usize,
     /// There are fewer than before: another repository may have waited.
@@ -99,7 +98,6 @@ impl Consumer {
             peers: Vec::new(),
             dirty: BTreeSet::new(),
             round: 0,
-            shown: Vec::new(),
             lanes: 0,
             lane_freed: false,
             held_bytes: 0,
@@ -200,6 +198,7 @@ impl Consumer {
         if self.ensure_shape(now, out, repo) {
             return;
         }
+        self.drop_unwanted_bases(repo);
         self.receive_next(now, out, repo);
         if self.may_set() {
             self.set_refs(now, out, repo);
@@ -262,9 +261,8 @@ impl Consumer {
     fn finish(&mut self, offset: Offset, overtaken: bool) {
         let Some(pending) = self.pending.remove(&offset) else { return };
         self.held_bytes -= pending.held_bytes();
-        if pending.put_back {
-            // The next look at Git finds what a crash undoes of it.
-            self.shown.push(offset);
+        if !pending.is_record() {
+            // The next look at Git finds what a crash undoes of it, the next try what is missing again.
             return;
         }
         self.settle(offset, pending.work, overtaken);
@@ -272,7 +270,6 @@ impl Consumer {
 
     /// Git shows the work, or what came after it; a flush makes that durable.
     fn settle(&mut self, offset: Offset, work: Work, overtaken: bool) {
-        self.shown.push(offset);
         self.unflushed.insert(offset, (self.round, work));
         if overtaken {
             self.overtaken.insert(offset);
@@ -316,14 +313,9 @@ impl Consumer {
         self.retry = parked.chain(refused).filter(|until| *until > at).min();
     }
 
-    /// Offsets whose refs this site shows (or a later push overtook) since the last call.
-    pub(crate) fn take_shown(&mut self) -> Vec<Offset> {
-        core::mem::take(&mut self.shown)
-    }
-
     /// Whether the update at `offset` is still to be shown here.
     pub(crate) fn is_pending(&self, offset: Offset) -> bool {
-        self.pending.contains_key(&offset) || self.ended.contains_key(&offset)
+        self.pending.get(&offset).is_some_and(|it| it.aim != Aim::Base) || self.ended.contains_key(&offset)
     }
 
     /// The newest accepted value of `name` that is not shown here.
@@ -354,26 +346,38 @@ impl Consumer {
     /// could not be read from the log is not lost for that.
     pub(crate) fn has_open_before(&self, offset: Offset) -> bool {
         let all = self.peers.len().max(1);
-        let in_vain = |it: &Pending| matches!(it.state, State::Parked { .. }) && it.asked_in_vain as usize >= all;
-        self.ended.range(..offset).next().is_some() || self.pending.range(..offset).any(|(_, it)| !in_vain(it))
+        let in_vain = |it: &Pending| it.is_parked() && it.asked_in_vain as usize >= all;
+        let open = |it: &Pending| it.aim != Aim::Base && !in_vain(it);
+        self.ended.range(..offset).next().is_some() || self.pending.range(..offset).any(|(_, it)| open(it))
     }
 
     /// Whether the fold should stop reading for a while: too many pushes wait for their objects, or too many at all.
     /// Proved ones cost little, since their packs are let go.
     pub(crate) fn is_full(&self) -> bool {
-        let many = self.pending.len() + self.ended.len() >= PENDING_MAX;
+        let many = self.unshown() >= PENDING_MAX;
         many && (self.is_overfull() || self.pending.values().filter(|it| !it.proved()).count() >= PENDING_MAX)
     }
 
     /// Whether a site that is rebuilt has to set refs before the log's end, or it would never get there.
     pub(crate) fn is_overfull(&self) -> bool {
-        self.pending.len() + self.ended.len() >= 16 * PENDING_MAX
+        self.unshown() >= 16 * PENDING_MAX
+    }
+
+    fn unshown(&self) -> usize {
+        self.pending.len() + self.ended.len()
+    }
+
+    /// What accepted records left to do and Git does not durably show, in no order.
+    fn open_work(&self) -> impl Iterator<Item = (Offset, &Work)> {
+        let pending = self.pending.iter().filter(|(_, it)| it.is_record()).map(|(offset, it)| (offset, &it.work));
+        let ended = self.ended.iter().map(|(offset, (_, work))| (offset, work));
+        let unflushed = self.unflushed.iter().map(|(offset, (_, work))| (offset, work));
+        pending.chain(ended).chain(unflushed).map(|(offset, work)| (*offset, work))
     }
 
     /// Things held in memory, for the bound on it.
     pub(crate) fn held(&self) -> usize {
-        let work = self.pending.len() + self.ended.len() + self.unflushed.len();
-        work + self.journalled.len() + self.repos.len() + self.overtaken.len()
+        self.unshown() + self.unflushed.len() + self.journalled.len() + self.repos.len() + self.overtaken.len()
     }
 
     /// Repositories to flush, and the round that the flush covers.
@@ -423,7 +427,7 @@ impl Consumer {
                 self.trims.push((at, offset, name));
                 continue;
             }
-            let pending = self.pending.get_mut(&offset).map(|it| &mut it.work);
+            let pending = self.pending.get_mut(&offset).filter(|it| it.is_record()).map(|it| &mut it.work);
             let unflushed = self.unflushed.get_mut(&offset).map(|(_, work)| work);
             if let Some(Work::Push(push)) = pending.or(unflushed) {
                 push.changes.retain(|change| change.name != name);
@@ -438,8 +442,7 @@ impl Consumer {
         !self.unflushed.is_empty()
             || !self.settled.is_empty()
             || !self.dirty.is_empty()
-            || self.pending.iter().any(|(offset, it)| !it.put_back && !self.journalled.contains(offset))
-            || self.ended.keys().any(|offset| !self.journalled.contains(offset))
+            || self.open_work().any(|(offset, _)| !self.journalled.contains(&offset))
     }
 
     /// What a commit has to say of the work: begun, or durably done.
@@ -450,14 +453,11 @@ impl Consumer {
                 changes.push((self.partition, offset, None));
             }
         }
-        let pending = self.pending.iter().filter(|(_, pending)| !pending.put_back);
-        let pending = pending.map(|(offset, pending)| (offset, &pending.work));
-        let ended = self.ended.iter().map(|(offset, (_, work))| (offset, work));
-        let unflushed = self.unflushed.iter().map(|(offset, (_, work))| (offset, work));
-        for (offset, work) in pending.chain(ended).chain(unflushed) {
-            if self.journalled.insert(*offset) {
-                changes.push((self.partition, *offset, Some(work.clone())));
-            }
+        let begun = self.open_work().filter(|(offset, _)| !self.journalled.contains(offset));
+        let begun: Vec<(Offset, Work)> = begun.map(|(offset, work)| (offset, work.clone())).collect();
+        for (offset, work) in begun {
+            self.journalled.insert(offset);
+            changes.push((self.partition, offset, Some(work)));
         }
         changes
     }
@@ -466,7 +466,8 @@ impl Consumer {
     pub(crate) fn mark(&self, next: Offset) -> Mark {
         let early = self.mutants.on(Mutant::ProgressBeforeFlush);
         let unflushed = self.unflushed.keys().filter(|_| !early);
-        let mut except: Vec<Offset> = self.pending.keys().chain(self.ended.keys()).chain(unflushed).copied().collect();
+        let pending = self.pending.iter().filter(|(_, it)| it.aim != Aim::Base).map(|(offset, _)| offset);
+        let mut except: Vec<Offset> = pending.chain(self.ended.keys()).chain(unflushed).copied().collect();
         except.sort_unstable();
         let mut upto = next;
         if except.len() > EXCEPTIONS_MAX {
@@ -481,8 +482,7 @@ impl Consumer {
             staged: staged.collect(),
             overtaken: self.overtaken.iter().copied().collect(),
             floor: self.floor,
-            parked: self.pending.values().filter(|pending| matches!(pending.state, State::Parked { .. })).count()
-                as u32,
+            parked: self.pending.values().filter(|it| it.aim != Aim::Base && it.is_parked()).count() as u32,
             digest: None,
             mark: None,
             except,

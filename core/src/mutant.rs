@@ -103,6 +103,8 @@ mutants! {
     UnreadTakenForLost = "unread-taken-for-lost",
     /// When one parked update is tried again, the others' next tries are forgotten.
     RetryForgotten = "retry-forgotten",
+    /// What a parked push was cut at is asked of other sites only, never of the log.
+    BasesForgotten = "bases-forgotten",
     /// A staged update is shown without waiting for the other sites.
     FlipWithoutProgress = "flip-without-progress",
     /// A ref that somebody changed behind the daemon stays as it is.
@@ -121,6 +123,8 @@ mutants! {
     KeepNotTaken = "keep-not-taken",
     /// A start does not listen whether a foreign instance of the site is alive.
     ForeignUnheard = "foreign-unheard",
+    /// Another instance of the site is listened for only if partition 0 shows its start already.
+    ForeignUnheardElsewhere = "foreign-unheard-elsewhere",
     /// A membership table is merged into the one in force instead of replacing it.
     MembersMerged = "members-merged",
     /// The first of several staged pushes that is shown takes the keep refs of all with it.
@@ -135,6 +139,8 @@ mutants! {
     FloorIgnored = "floor-ignored",
     /// An update that changes nothing is acknowledged whatever the other sites have.
     UnchangedWaitsForNothing = "unchanged-waits-for-nothing",
+    /// A record that also asks for what was there already needs its own objects nowhere else.
+    UnchangedExcusesChanged = "unchanged-excuses-changed",
     /// `ok` is said before the origin shows the refs.
     ReplyBeforeShown = "reply-before-shown",
     /// A split push's decided half is told `ok` with no word that it is still being applied.

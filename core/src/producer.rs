@@ -17,6 +17,8 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use ack::Owed;
+
 use crate::config::{APPENDS_MAX, BARRIER_AFTER, Config, RETRY_AFTER};
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
 use crate::mutant::{Mutant, Mutants};
@@ -95,9 +97,8 @@ pub(super) struct PushJob {
     pub batch: Vec<(usize, Update)>,
     /// Records accepted here whose refs are to be shown.
     pub showing: BTreeSet<Offset>,
-    /// Records that counted, for the acknowledgement by other sites.
-    /// With whether they changed nothing: then some earlier record, at an unknown offset, is what others must hold.
-    pub accepted: BTreeMap<Offset, bool>,
+    /// Records that counted, with what the acknowledgement of each waits for at other sites.
+    pub accepted: BTreeMap<Offset, Owed>,
     pub remote: Vec<String>,
     /// Values of earlier records of this push.
     pub earlier: Vec<Oid>,
@@ -268,9 +269,9 @@ impl Producer {
         for (id, job) in &mut self.jobs {
             let (Stage::Waiting, Want::Push(push)) = (&job.stage, &mut job.want) else { continue };
             push.showing.retain(|offset| !early && behind(*offset));
-            let met = |(offset, unchanged): (&Offset, &bool)| {
+            let met = |(offset, owed): (&Offset, &Owed)| {
                 let place = (self.partition, *offset);
-                self.config.ack.is_met(self.config.mutants, place, *unchanged, &self.config.site, control, peers)
+                self.config.ack.is_met(self.config.mutants, place, *owed, &self.config.site, control, peers)
             };
             let held = push.accepted.iter().all(met);
             if push.showing.is_empty() && (held || !push.answers.contains(&Some(Answer::Ok))) {

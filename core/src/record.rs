@@ -318,4 +318,8 @@ pub struct Have {
     pub name: RefName,
     /// Its value.
     pub value: Oid,
+    /// The record that set it there: who lacks the value's objects finds them in that record and those that it was cut
+    /// at. No verdict reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Offset>,
 }

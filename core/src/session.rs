@@ -203,7 +203,9 @@ impl Session {
     fn choose_epoch(&mut self, now: Now, out: &mut Out, parts: &[Part], peers: Option<&Peers>) -> bool {
         let Some(peers) = peers else { return false };
         let site = &self.config.site;
-        let speaker = self.speaker(&parts[0]).cloned();
+        // A start is sent to the other partitions when it counted in partition 0, so it may be heard of there first.
+        let places = if self.config.mutants.on(Mutant::ForeignUnheardElsewhere) { &parts[..1] } else { parts };
+        let speaker = places.iter().filter_map(|part| self.speaker(part)).max_by_key(|it| it.epoch).cloned();
         let own = speaker.as_ref().is_none_or(|it| self.stored.counted == Some((it.epoch, it.instance)));
         if let Some(speaker) =
             speaker.filter(|_| !own && !self.config.take_over && !self.config.mutants.on(Mutant::ForeignUnheard))

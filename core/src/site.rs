@@ -28,7 +28,7 @@ use crate::port::{
 };
 use crate::producer::words;
 use crate::progress::{Peers, Report};
-use crate::record::MemberState;
+use crate::record::{MemberState, Record};
 use crate::refdb::Verdict;
 use crate::rng::Rng;
 use crate::session::Session;
@@ -185,7 +185,6 @@ impl Site {
             if let Some(control) = &control {
                 part.producer.settle(&mut self.out, |offset| consumer.is_pending(offset), control, &self.peers);
             }
-            part.consumer.take_shown();
             for accepted in core::mem::take(&mut part.accepted) {
                 self.round.verdicts.push((partition, accepted.clone()));
                 self.aggregator.accepted(partition, accepted);
@@ -228,8 +227,8 @@ impl Site {
                     self.with(partition, |part, out, _| part.recognised(out, &records, end, start));
                 }
                 Some(Owner::ReadPack(partition, repo, offset)) => {
-                    let pack = pack_at(&records, offset);
-                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, pack));
+                    let record = record_at(&records, offset);
+                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, record));
                 }
                 Some(Owner::ReadChunks(partition, repo, offset)) => {
                     self.with(partition, |part, out, _| {
@@ -452,10 +451,10 @@ impl Site {
     }
 }
 
-fn pack_at(records: &[Read], offset: Offset) -> Option<Arc<[u8]>> {
+fn record_at(records: &[Read], offset: Offset) -> Option<&Record> {
     let read = records.first().filter(|read| read.offset == offset)?;
     match &read.value {
-        Value::Record(decoded) => decoded.record.as_ref().ok().map(|record| record.pack.clone()),
+        Value::Record(decoded) => decoded.record.as_ref().ok(),
         Value::Chunk(_) | Value::Progress(_) | Value::Published(_) => None,
     }
 }

@@ -27,7 +27,7 @@ impl Consumer {
         }
         entry.refs.retain(|_, work| !work.values.is_empty());
         for offset in gone {
-            if self.pending[&offset].put_back || self.mutants.on(Mutant::EndTakenForDone) {
+            if !self.pending[&offset].is_record() || self.mutants.on(Mutant::EndTakenForDone) {
                 self.finish(offset, true);
             } else if let Some(pending) = self.pending.remove(&offset) {
                 self.held_bytes -= pending.held_bytes();

@@ -2,14 +2,15 @@
 
 use alloc::vec::Vec;
 
-use super::work::{Pending, Source, State};
-use super::{Consumer, Pack};
+use super::work::{Aim, Pending, Source, State};
+use super::Consumer;
 use crate::config::{PARK_AFTER, PARK_AFTER_MAX, STAGING_MAX};
 use crate::ids::{Offset, Oid};
 use crate::journal::PushWork;
 use crate::mutant::Mutant;
 use crate::names::{RefName, RepoName, SiteId};
 use crate::port::{GitEffect, Hide, LogEffect, Notice, Now, Out, Owner, PackSource, Received, Spool, Topic};
+use crate::record::Record;
 use crate::time::Instant;
 
 impl Consumer {
@@ -43,7 +44,7 @@ impl Consumer {
             State::Busy | State::Ready | State::Staged { .. } => false,
         };
         let is_next = |at: &Offset| self.pending.get(at).is_some_and(|it| it.is_staged() == staged && due(it));
-        entry.offsets.iter().copied().find(is_next)
+        entry.bases.iter().chain(&entry.offsets).copied().find(is_next)
     }
 
     /// The objects of the push at `offset` are on their way.
@@ -76,20 +77,35 @@ impl Consumer {
     }
 
     /// The record at `offset` was read again, for its pack; `None` if it could not be.
-    pub(crate) fn pack_read(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, pack: Option<Pack>) {
-        if !self.pending.contains_key(&offset) {
+    pub(crate) fn pack_read(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        repo: &RepoName,
+        offset: Offset,
+        record: Option<&Record>,
+    ) {
+        let Some(aim) = self.pending.get(&offset).map(|it| it.aim) else {
             // A later push overtook it meanwhile; the repository must not go on waiting for it.
             self.release(out, repo, offset);
             return self.pump(now, out, repo);
+        };
+        let Some(record) = record else { return self.try_later(now, out, repo, offset) };
+        if aim == Aim::Base && !self.learn_base(offset, record) {
+            self.release(out, repo, offset);
+            self.drop_base(repo, offset);
+            return self.pump(now, out, repo);
         }
-        match pack {
-            Some(pack) => {
-                self.set_source(offset, Source::Inline(pack.clone()));
-                let pack = Some(pack).filter(|pack| !pack.is_empty());
-                self.ask_receive(out, repo, offset, pack.map(PackSource::Inline));
-            }
-            None => self.try_later(now, out, repo, offset),
+        if self.pending[&offset].is_staged() {
+            // Known only now: its pack comes on the other lane.
+            self.release(out, repo, offset);
+            let pending = self.pending.get_mut(&offset).expect("found above");
+            (pending.state, pending.source) = (State::Waiting, Source::Log);
+            return self.pump(now, out, repo);
         }
+        self.set_source(offset, Source::Inline(record.pack.clone()));
+        let pack = Some(record.pack.clone()).filter(|pack| !pack.is_empty());
+        self.ask_receive(out, repo, offset, pack.map(PackSource::Inline));
     }
 
     /// A question about the push at `offset` is under way: on a lane of its own, if its pack is staged.
@@ -153,6 +169,7 @@ impl Consumer {
         let Some(pending) = self.pending.get_mut(&offset) else { return self.pump(now, out, repo) };
         let push = pending.push().expect("only pushes have objects").clone();
         match outcome {
+            Received::Complete if pending.aim == Aim::Base => self.base_received(repo, offset),
             Received::Complete => {
                 pending.state =
                     if push.replicated { State::Staged { flushed: Some(self.round) } } else { State::Ready };
@@ -234,6 +251,7 @@ impl Consumer {
         let Some(pending) = self.pending.get_mut(&offset) else { return };
         let in_vain = core::mem::take(&mut pending.fetched) || self.mutants.on(Mutant::UnreadTakenForLost);
         pending.asked_in_vain += u32::from(in_vain);
+        let told = pending.aim == Aim::Base;
         pending.after = None;
         let tries = pending.tries + 1;
         let wait = (PARK_AFTER * 2u32.saturating_pow(tries.min(8) - 1)).min(PARK_AFTER_MAX);
@@ -243,8 +261,11 @@ impl Consumer {
             pending.state = State::Ready;
             self.skip(repo, offset);
         }
-        if let Some(missing) = missing.filter(|_| tries == 1) {
+        if let Some(missing) = missing.filter(|_| tries == 1 && !told) {
             out.notice(Notice::Parked { partition: self.partition, offset, missing });
+        }
+        if in_vain {
+            self.want_bases(now, offset);
         }
         self.retry_at(until);
         self.pump(now, out, repo);

@@ -5,7 +5,7 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::work::Source;
+use super::work::{Aim, Source};
 use super::{Consumer, PENDING_MAX};
 use crate::ids::{Incarnation, Offset, Oid};
 use crate::journal::{Change, PushWork, Work};
@@ -61,7 +61,7 @@ impl Consumer {
         };
         self.take(now.at, offset, Work::Push(work), Source::Inline(Arc::from([])));
         if let Some(pending) = self.pending.get_mut(&offset) {
-            pending.put_back = true;
+            pending.aim = Aim::PutBack;
         }
         for Strayed { name, actual, .. } in strayed {
             let work = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(&name));
@@ -81,7 +81,8 @@ impl Consumer {
         let free = |at: &Offset| {
             // The answer to a question about an overtaken push must not be taken for one about this work.
             !entry.is_some_and(|entry| entry.asks_about(*at))
-                && !self.is_pending(*at)
+                && !self.pending.contains_key(at)
+                && !self.ended.contains_key(at)
                 && !self.unflushed.contains_key(at)
                 && !self.settled.contains(at)
                 && !self.journalled.contains(at)

@@ -45,8 +45,19 @@ pub(super) struct Pending {
     pub spooled: (usize, u64),
     /// An earlier push to the repository that seems to bring what is missing: nothing is tried while that comes.
     pub after: Option<Offset>,
-    /// It puts back what somebody changed; its offset is another record's.
-    pub put_back: bool,
+    /// What it is for.
+    pub aim: Aim,
+}
+
+/// What a piece of work is for. Only an accepted record's is journalled and reported: the others are found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// What an accepted record says is to be shown.
+    Record,
+    /// What somebody changed is to be put back; the offset is another record's.
+    PutBack,
+    /// What was done with before its objects came is wanted after all, by a push that was cut at it.
+    Base,
 }
 
 /// How far its objects are.
@@ -80,8 +91,17 @@ impl Pending {
             asked_in_vain: 0,
             spooled: (0, 0),
             after: None,
-            put_back: false,
+            aim: Aim::Record,
         }
+    }
+
+    /// It is the work that its own record left.
+    pub(super) fn is_record(&self) -> bool {
+        self.aim == Aim::Record
+    }
+
+    pub(super) fn is_parked(&self) -> bool {
+        matches!(self.state, State::Parked { .. })
     }
 
     /// Its pack is in `packdata`.
@@ -145,6 +165,8 @@ pub(super) struct RepoWork {
     pub not_before: Instant,
     /// Pushes, as keys of the pending ones.
     pub offsets: BTreeSet<Offset>,
+    /// What pushes that wait were cut at and is wanted for them, as keys of the pending ones.
+    pub bases: BTreeSet<Offset>,
     /// Refs with accepted values that are not shown.
     pub refs: BTreeMap<RefName, RefWork>,
     /// The push about whose objects a question is under way.
@@ -166,7 +188,7 @@ impl RepoWork {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.shapes.is_empty() && self.ensuring.is_none() && self.offsets.is_empty() && !self.is_busy()
+        self.shapes.is_empty() && self.ensuring.is_none() && self.offsets.is_empty() && self.bases.is_empty() && !self.is_busy()
     }
 }
 

@@ -208,7 +208,7 @@ impl Producer {
             wrongly.extend(&push.earlier);
         }
         wrongly.extend(self.leftovers.get(&repo).into_iter().flatten());
-        offered.extend(wrongly.into_iter().map(|value| Have { name: name.clone(), value }));
+        offered.extend(wrongly.into_iter().map(|value| Have { name: name.clone(), value, since: None }));
         offered.truncate(HAVES_MAX);
         let inline_max = self.config.inline_max.min(PACK_BYTES_MAX as u64);
         let pack_max = self.config.pack_max.min(CHUNKS_MAX as u64 * chunk_bytes).max(inline_max);
@@ -347,8 +347,11 @@ fn offered(cache: &Cache, entry: &crate::table::RepoEntry, batch: &[(usize, Upda
     names.extend(batch.iter().take(RECENT_REFS_MAX).map(|(_, update)| update.name.clone()));
     names.sort_unstable();
     names.dedup();
-    let value = |name: &RefName| cache.reference(entry.incarnation, name).map(|entry| entry.value);
-    names.into_iter().filter_map(|name| value(&name).map(|value| Have { name, value })).collect()
+    let have = |name: RefName| {
+        let held = cache.reference(entry.incarnation, &name)?;
+        Some(Have { name, value: held.value, since: Some(held.since) })
+    };
+    names.into_iter().filter_map(have).collect()
 }
 
 /// A push as the log will see it.

@@ -4,6 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
+use super::ack::Owed;
 use super::{Outcome, Producer, Stage, Want, words};
 use crate::ids::{Offset, PushId, Seq};
 use crate::mutant::Mutant;
@@ -83,7 +84,9 @@ impl Producer {
         }
         match verdict {
             Verdict::Push(judgements) => {
-                push.accepted.insert(offset, judgements.contains(&Judgement::Unchanged));
+                let changed = judgements.iter().any(|it| matches!(it, Judgement::Accepted { .. }));
+                let unchanged = judgements.contains(&Judgement::Unchanged);
+                push.accepted.insert(offset, Owed { changed, unchanged });
                 push.showing.insert(offset);
                 push.showing.extend(unshown);
                 for ((place, update), judgement) in batch.iter().zip(judgements) {

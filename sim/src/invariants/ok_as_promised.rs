@@ -118,16 +118,15 @@ impl OkAsPromised {
     /// Whether as many sites as asked for have the change. An update that changes nothing is held by a site that has
     /// applied and flushed everything up to it.
     fn held(&self, seen: &Observed, push: &ClientPush, (partition, offset): (Partition, Offset)) -> bool {
-        let changed = seen.naive.decision(partition, offset).is_some_and(|it| it.words.contains(&"accepted"));
+        let has = |word| seen.naive.decision(partition, offset).is_some_and(|it| it.words.contains(&word));
+        let (changed, unchanged) = (has("accepted"), has("unchanged"));
         let applied = |site: &SiteId, instance: Instance| {
             self.applied.get(&(site.clone(), instance, partition)).is_some_and(|furthest| *furthest > offset)
         };
         let holds = |site: &SiteId, instance: &Option<Instance>| {
             let Some(instance) = *instance else { return false };
-            match changed {
-                true => self.flushed.hold(site, partition, offset, |claims| claims == instance),
-                false => applied(site, instance),
-            }
+            let objects = !changed || self.flushed.hold(site, partition, offset, |claims| claims == instance);
+            objects && (!unchanged || applied(site, instance))
         };
         let Some(members) = self.known.members(push.daemon, 0) else { return true };
         let of_state = |states: &'static [MemberState]| {

@@ -115,7 +115,13 @@ impl World {
                         self.calm.checked[host] = true;
                         continue;
                     }
-                    Some(_) => {}
+                    Some(answers) => {
+                        let refuses = |it: &Answer| matches!(it, Answer::No(why) if why.starts_with("read only"));
+                        if answers.iter().any(refuses) && self.clients.open_order().is_none() {
+                            // An order given twice can come into the log after the one that took it back.
+                            self.lift_configuration(0);
+                        }
+                    }
                     None => continue,
                 }
             }
