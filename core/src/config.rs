@@ -67,10 +67,12 @@ pub struct Config {
 pub const READ_RECORDS_MAX: usize = 256;
 /// Pushes of one partition that wait at this site; one more is told to try again.
 pub const PUSHES_MAX: usize = 1_024;
-/// Appends of one partition under way at once. Kafka's idempotent producer keeps order for at most 5 requests; order
-/// is ours (the sequence), so this bounds memory only: 64 records of 1 MiB.
+/// Pushes and orders of one partition that are appended at once; as many again may be what nobody waits for (barriers,
+/// heartbeats, membership). Kafka's idempotent producer keeps order for at most 5 requests; order
+/// is ours (the sequence), so this bounds memory only: 64 records of 1 MiB, and 64 short ones.
 pub const APPENDS_MAX: usize = 64;
-/// Updates that are accepted and not yet in this site's Git, per partition; above it the fold stops reading.
+/// Accepted records of one partition whose objects are not proved here yet; above it the fold stops reading. Proved
+/// ones cost a journal entry each: of all together there may be 16 times as many.
 pub const PENDING_MAX: usize = 4_096;
 /// Exceptions in one partition's progress; when there are more, the mark stops below the first left out.
 pub const EXCEPTIONS_MAX: usize = 64;

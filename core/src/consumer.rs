@@ -345,8 +345,9 @@ impl Consumer {
     /// Whether work from before `offset` is left, but for what every other site was asked for in vain. A pack that
     /// could not be read from the log is not lost for that.
     pub(crate) fn has_open_before(&self, offset: Offset) -> bool {
-        let all = self.peers.len().max(1);
-        let in_vain = |it: &Pending| it.is_parked() && it.asked_in_vain as usize >= all;
+        let unread = self.mutants.on(Mutant::UnreadTakenForLost);
+        let all_asked = |it: &Pending| unread || self.peers.iter().all(|peer| it.asked.contains(peer));
+        let in_vain = |it: &Pending| it.is_parked() && it.in_vain && all_asked(it);
         let open = |it: &Pending| it.aim != Aim::Base && !in_vain(it);
         self.ended.range(..offset).next().is_some() || self.pending.range(..offset).any(|(_, it)| open(it))
     }
@@ -469,16 +470,11 @@ impl Consumer {
         let pending = self.pending.iter().filter(|(_, it)| it.aim != Aim::Base).map(|(offset, _)| offset);
         let mut except: Vec<Offset> = pending.chain(self.ended.keys()).chain(unflushed).copied().collect();
         except.sort_unstable();
-        let mut upto = next;
-        if except.len() > EXCEPTIONS_MAX {
-            upto = except[EXCEPTIONS_MAX];
-            except.truncate(EXCEPTIONS_MAX);
-        }
         let staged = except.iter().copied().filter(|offset| {
             self.pending.get(offset).is_some_and(|pending| pending.state == State::Staged { flushed: None })
         });
-        Mark {
-            next: upto,
+        let mut mark = Mark {
+            next,
             staged: staged.collect(),
             overtaken: self.overtaken.iter().copied().collect(),
             floor: self.floor,
@@ -486,7 +482,9 @@ impl Consumer {
             digest: None,
             mark: None,
             except,
-        }
+        };
+        mark.shorten(EXCEPTIONS_MAX);
+        mark
     }
 }
 

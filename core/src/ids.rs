@@ -166,7 +166,7 @@ number!(
     Op(u64)
 );
 number!(
-    /// A push that waits at this site, from `PushReceived` to `Reply`; numbered by the adapter.
+    /// A push that waits at this site, from `ClientInput::Push` to `ClientEffect::Reply`; numbered by the adapter.
     PushId(u64)
 );
 

@@ -1,7 +1,8 @@
 //! Lag as numbers: how far each site is behind, in messages and by the log's own clock.
 //!
 //! Owns, per partition, when recent offsets were appended. Promises that lag is exactly 0 when a site has applied
-//! all, is unknown when it never reported, and grows while it is silent. Never reads a site's clock: the log stamps
+//! all, is unknown when it never reported or when the log was not asked yet, is never understated, and grows while a
+//! site is silent. Never reads a site's clock: the log stamps
 //! both ends of the interval, and an idle partition gets a heartbeat so that its clock goes on.
 
 use alloc::collections::BTreeMap;
@@ -51,18 +52,32 @@ impl Monitor {
         }
     }
 
-    /// How far a site with this mark is behind; `None` if it never reported.
-    pub fn lag(&self, partition: Partition, mark: Option<&Mark>) -> Option<Lag> {
-        let mark = mark?;
-        let Some(lane) = self.lanes.get(&partition) else { return Some(Lag { messages: 0, millis: 0 }) };
+    /// How far a site with this mark is behind `end`, the log's end; `None` if it never reported, if the end is not
+    /// known, or if nobody knows when the first record was appended that it has not applied.
+    pub fn lag(&self, partition: Partition, mark: Option<&Mark>, end: Option<Offset>) -> Option<Lag> {
+        let (mark, end) = (mark?, end?);
         let open = mark.first_open();
-        if open >= lane.end {
+        if open >= end {
             return Some(Lag { messages: 0, millis: 0 });
         }
-        let messages = lane.end.0.saturating_sub(mark.next.0) + mark.except.len() as u64;
-        let since = lane.times.range(..=open).next_back().or_else(|| lane.times.first_key_value());
-        let millis = since.map_or(0, |(_, time_ms)| lane.newest_ms.saturating_sub(*time_ms));
-        Some(Lag { messages, millis })
+        let lane = self.lanes.get(&partition).filter(|lane| lane.end >= end)?;
+        let (_, since) = lane.times.range(..=open).next_back()?;
+        let messages = end.0.saturating_sub(mark.next.0) + mark.except.len() as u64;
+        Some(Lag { messages, millis: lane.newest_ms.saturating_sub(*since) })
+    }
+
+    /// The record whose time a lag of a site with this mark takes, if it is not known: older than all that are
+    /// remembered.
+    pub(crate) fn lacks(&self, partition: Partition, mark: &Mark) -> Option<Offset> {
+        let (open, lane) = (mark.first_open(), self.lanes.get(&partition)?);
+        (open < lane.end && lane.times.range(..=open).next().is_none()).then_some(open)
+    }
+
+    /// The first record at `offset` or after it was read again, for its time.
+    pub(crate) fn learned(&mut self, partition: Partition, offset: Offset, time_ms: u64) {
+        if let Some(lane) = self.lanes.get_mut(&partition) {
+            lane.times.insert(offset, time_ms);
+        }
     }
 
     /// Append times held in memory.
@@ -79,6 +94,8 @@ mod tests {
 
     const P: Partition = Partition(0);
 
+    const END: Option<Offset> = Some(Offset(10));
+
     fn monitor() -> Monitor {
         let mut monitor = Monitor::default();
         for offset in 0..10 {
@@ -90,23 +107,24 @@ mod tests {
     #[test]
     fn lag_is_zero_when_caught_up_and_unknown_when_never_reported() {
         let mark = Mark { next: Offset(10), ..Mark::default() };
-        assert_eq!(monitor().lag(P, Some(&mark)), Some(Lag { messages: 0, millis: 0 }));
-        assert_eq!(monitor().lag(P, None), None);
+        assert_eq!(monitor().lag(P, Some(&mark), END), Some(Lag { messages: 0, millis: 0 }));
+        assert_eq!(monitor().lag(P, None, END), None);
     }
 
     #[test]
     fn a_parked_update_counts_as_not_applied() {
         let mark = Mark { next: Offset(10), except: vec![Offset(4)], ..Mark::default() };
-        assert_eq!(monitor().lag(P, Some(&mark)), Some(Lag { messages: 1, millis: 5_000 }));
+        assert_eq!(monitor().lag(P, Some(&mark), END), Some(Lag { messages: 1, millis: 5_000 }));
     }
 
     #[test]
     fn a_silent_site_falls_behind_with_every_append() {
         let mark = Mark { next: Offset(7), ..Mark::default() };
         let mut monitor = monitor();
-        assert_eq!(monitor.lag(P, Some(&mark)), Some(Lag { messages: 3, millis: 2_000 }));
+        assert_eq!(monitor.lag(P, Some(&mark), END), Some(Lag { messages: 3, millis: 2_000 }));
         monitor.appended(P, Offset(10), 30_000);
-        assert_eq!(monitor.lag(P, Some(&mark)), Some(Lag { messages: 4, millis: 23_000 }));
+        let end = Some(Offset(11));
+        assert_eq!(monitor.lag(P, Some(&mark), end), Some(Lag { messages: 4, millis: 23_000 }));
     }
 
     #[test]
@@ -117,7 +135,19 @@ mod tests {
         }
         assert!(monitor.held() <= TIMES_MAX);
         let mark = Mark { next: Offset(5_001), ..Mark::default() };
-        let lag = monitor.lag(P, Some(&mark)).expect("reported");
+        let lag = monitor.lag(P, Some(&mark), Some(Offset(10_000))).expect("reported");
         assert!(lag.millis >= 4_998, "{lag:?}");
+    }
+    #[test]
+    fn after_a_restart_a_lag_is_unknown_until_the_log_was_asked_when_it_began() {
+        let mark = Mark { next: Offset(3), ..Mark::default() };
+        let mut monitor = Monitor::default();
+        assert_eq!(monitor.lag(P, Some(&mark), END), None);
+        monitor.appended(P, Offset(9), 90_000);
+        assert_eq!(monitor.lag(P, Some(&mark), END), None);
+        assert_eq!(monitor.lacks(P, &mark), Some(Offset(3)));
+        monitor.learned(P, Offset(3), 30_000);
+        assert_eq!(monitor.lacks(P, &mark), None);
+        assert_eq!(monitor.lag(P, Some(&mark), END), Some(Lag { messages: 7, millis: 60_000 }));
     }
 }

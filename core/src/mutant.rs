@@ -93,7 +93,7 @@ mutants! {
     AggregateWithoutMember = "aggregate-without-member",
     /// The aggregator believes an old instance's progress.
     AggregateOldInstance = "aggregate-old-instance",
-    /// The aggregator takes its position for done before the publication is.
+    /// The aggregator appends without a compare on the topic's end.
     AggregateTwice = "aggregate-twice",
     /// A parked update is skipped after a while.
     ParkedSkipped = "parked-skipped",
@@ -109,6 +109,8 @@ mutants! {
     FlipWithoutProgress = "flip-without-progress",
     /// A ref that somebody changed behind the daemon stays as it is.
     ForeignKept = "foreign-kept",
+    /// A value of this site's own that was done with is taken for a stranger's.
+    PastForeign = "past-foreign",
     /// A ref that a push moved while Git was compared with the tables is taken for one that somebody changed.
     AuditRaces = "audit-races",
     /// A staged update is shown before it is known who is a member.
@@ -129,6 +131,10 @@ mutants! {
     MembersMerged = "members-merged",
     /// The first of several staged pushes that is shown takes the keep refs of all with it.
     KeepsOfAllReleased = "keeps-of-all-released",
+    /// The first ref that is set releases the keep refs of every earlier push to the repository.
+    KeepsOfOtherRefsReleased = "keeps-of-other-refs-released",
+    /// What cannot be set for a while is not held against gc.
+    RetriedUnkept = "retried-unkept",
     /// A ref that is done with leaves the journal before the flush that makes it so.
     TrimBeforeFlush = "trim-before-flush",
     /// Nothing is appended to resolve an append with unknown outcome.

@@ -201,6 +201,9 @@ impl Part {
     ) {
         let (records, next, end, start) = read;
         self.reading = false;
+        if self.stopped.is_some() {
+            return;
+        }
         if start > self.position {
             return self
                 .stop(out, format!("the log begins at offset {start}, this site has read up to {}", self.position));
@@ -232,7 +235,9 @@ impl Part {
 
     /// Judges as many records as their table entries allow.
     pub(crate) fn fold_on(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
-        while let Some(next) = self.queue.front() {
+        while !self.is_outdated(out)
+            && let Some(next) = self.queue.front()
+        {
             if let Ok(record) = &next.decoded.record
                 && !self.cache.has(&self.fold.needs(&self.cache, record))
             {
@@ -249,9 +254,8 @@ impl Part {
             }
             self.verdicts.push((next.offset, verdict));
         }
-        if self.fold.control().rules > crate::record::RULES {
-            let rules = self.fold.control().rules;
-            return self.stop(out, format!("rules {rules} are in force, which this version does not know; upgrade it"));
+        if self.stopped.is_some() {
+            return;
         }
         if self.position >= self.end && !self.caught_up {
             self.caught_up = true;
@@ -261,6 +265,15 @@ impl Part {
             self.consumer.open(now, out);
         }
         self.read(out);
+    }
+
+    /// Stops before the first record under rules that this version does not know.
+    fn is_outdated(&mut self, out: &mut Out) -> bool {
+        let rules = self.fold.control().rules;
+        if rules > crate::record::RULES {
+            self.stop(out, format!("rules {rules} are in force, which this version does not know; upgrade it"));
+        }
+        self.stopped.is_some()
     }
 
     /// Reads ahead for the whole queue, so that a batch costs one question.
@@ -394,6 +407,11 @@ impl Part {
     /// The position of reading is at the log's end as last seen, and everything read is judged.
     pub(crate) fn at_end(&self) -> bool {
         self.caught_up && self.queue.is_empty() && self.position >= self.end
+    }
+
+    /// The log's end as last seen; `None` before everything up to it was read.
+    pub(crate) fn known_end(&self) -> Option<Offset> {
+        self.caught_up.then(|| self.end.max(self.fold.control().next))
     }
 
     /// Whether everything below the position is judged, so that the position itself can be reported. Offsets have gaps,

@@ -357,6 +357,8 @@ pub(crate) enum Owner {
     WriteSpool(Partition, RepoName, Offset),
     ReadSpool(Partition, PushId, usize),
     AppendChunk(Partition, PushId, usize),
+    /// A record's time, for a lag.
+    ReadTime(Partition, Offset),
     ReadProgress,
     ReadPublished,
     FoldTable(Partition),

@@ -223,7 +223,7 @@ impl Producer {
         self.retry = Some(now.at + RETRY_AFTER);
         match append.job {
             Some(id) => self.again(now, out, id, words::LOG_DOWN),
-            None => self.barrier = Some(now.at + BARRIER_AFTER),
+            None => self.barrier = self.in_force.then(|| now.at + BARRIER_AFTER),
         }
     }
 
@@ -240,7 +240,7 @@ impl Producer {
             self.append(now, out, voice, Some(id), &record);
             return;
         }
-        if self.barrier.is_none() && !self.config.mutants.on(Mutant::NoBarrier) {
+        if self.barrier.is_none() && self.in_force && !self.config.mutants.on(Mutant::NoBarrier) {
             self.barrier = Some(now.at + BARRIER_AFTER);
         }
     }
@@ -394,6 +394,7 @@ impl Producer {
     /// The partition stopped: what is appended may be decided by the others, nothing else goes out from here.
     pub(crate) fn stop(&mut self, out: &mut Out) {
         self.in_force = false;
+        self.barrier = None;
         let ids: Vec<PushId> = self.jobs.keys().copied().collect();
         for id in ids {
             if self.appends.values().any(|append| append.job == Some(id)) {

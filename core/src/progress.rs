@@ -11,8 +11,8 @@ use crate::ids::{Digest, Epoch, Instance, Offset, Partition};
 use crate::names::SiteId;
 use crate::record::PARTITIONS_MAX;
 
-/// Longest report in bytes: 1,024 partitions of up to 3 x 64 offsets would be 4 MiB, so a report names only partitions
-/// that were folded, and a site with all of them busy at once reports shorter lists.
+/// Longest report in bytes. 1,024 partitions of up to 3 x 64 offsets would be 4 MiB, so a report that is longer than
+/// this shortens its lists: see [`Report::fit`].
 pub const REPORT_BYTES_MAX: usize = 768 * 1024;
 
 /// One site's report.
@@ -76,6 +76,19 @@ impl Mark {
         offset < self.next && (self.applied(offset) || self.staged.binary_search(&offset).is_ok())
     }
 
+    /// Says less: at most `most` exceptions and overtaken offsets.
+    pub(crate) fn shorten(&mut self, most: usize) {
+        if let Some(left_out) = self.except.get(most).copied() {
+            (self.next, self.digest) = (left_out, None);
+            self.except.truncate(most);
+            self.staged.retain(|offset| *offset < left_out);
+        }
+        let old = self.overtaken.len().saturating_sub(most);
+        if let Some(newest) = self.overtaken.drain(..old).next_back() {
+            self.floor = self.floor.max(newest.next());
+        }
+    }
+
     /// What `status` calls applied: the first offset still open.
     pub fn first_open(&self) -> Offset {
         self.except.first().copied().unwrap_or(self.next)
@@ -103,6 +116,24 @@ impl Report {
         fine.then_some(report)
     }
 
+    /// The value to append, with lists so short that it may be read: a mark that names fewer exceptions ends before
+    /// the first left out, which says less and nothing wrong. Without any list 1,024 marks take 230 KiB.
+    pub fn fit(&self) -> Vec<u8> {
+        let mut bytes = self.encode();
+        if bytes.len() <= REPORT_BYTES_MAX {
+            return bytes;
+        }
+        let (mut shorter, mut most) = (self.clone(), EXCEPTIONS_MAX);
+        while bytes.len() > REPORT_BYTES_MAX && most > 0 {
+            most /= 2;
+            for mark in shorter.partitions.values_mut() {
+                mark.shorten(most);
+            }
+            bytes = shorter.encode();
+        }
+        bytes
+    }
+
     /// The key for compaction.
     pub fn key(&self) -> String {
         String::from(self.site.as_str())
@@ -120,9 +151,8 @@ pub struct Peers {
 impl Peers {
     /// Takes a report; older ones of the same or an earlier pair are dropped.
     pub fn heard(&mut self, report: &Report) {
-        let newer = self.reports.get(&report.site).is_none_or(|known| {
-            (report.epoch, report.number) > (known.epoch, known.number) || report.epoch > known.epoch
-        });
+        let known = self.reports.get(&report.site);
+        let newer = known.is_none_or(|known| (report.epoch, report.number) > (known.epoch, known.number));
         if newer {
             self.taken += 1;
             self.reports.insert(report.site.clone(), report.clone());
@@ -142,5 +172,38 @@ impl Peers {
     /// All, by site.
     pub fn iter(&self) -> impl Iterator<Item = &Report> {
         self.reports.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_every_partition_at_its_limit_says_less_and_can_be_read() {
+        let offsets = |from: u64| (0..EXCEPTIONS_MAX as u64).map(|at| Offset((1 << 40) + from + 2 * at)).collect();
+        let except: Vec<Offset> = offsets(0);
+        let end = Offset(1 << 41);
+        let mark = Mark {
+            next: end,
+            staged: except.clone(),
+            overtaken: offsets(1_000),
+            digest: Some(Digest(u128::MAX)),
+            mark: Some((end, Digest(u128::MAX))),
+            except,
+            ..Mark::default()
+        };
+        let partitions = (0..PARTITIONS_MAX).map(|at| (Partition(at), mark.clone())).collect();
+        let site = SiteId::parse("ams").expect("valid");
+        let report = Report { site, epoch: Epoch(1), instance: Instance(1), number: 1, partitions };
+        assert_eq!(Report::decode(&report.encode()), None);
+        let read = Report::decode(&report.fit()).expect("short enough");
+        assert_eq!(read.partitions.len(), PARTITIONS_MAX as usize);
+        for said in read.partitions.values() {
+            assert_eq!(said.first_open(), mark.first_open());
+            for offset in mark.except.iter().chain(&mark.overtaken) {
+                assert!(!said.flushed(*offset), "{offset:?} is claimed");
+            }
+        }
     }
 }

@@ -100,7 +100,7 @@ pub enum Void {
     Malformed(String),
     /// Nothing counts before `LogOpened`.
     NotOpened,
-    /// The log is open, or the copy differs from what partition 0 says.
+    /// The log is open.
     AlreadyOpened,
     /// The site is not a member, or an evicted one.
     NotAMember,
@@ -383,7 +383,7 @@ impl Fold {
         cache.set(TableKey::Repo(name.clone()), after.map(TableEntry::Repo));
     }
 
-    /// The digest of all that a verdict reads, as of the position.
+    /// The digest of what differs between logs and folds as of the position: tables, speakers, members, rules.
     pub fn digest(&self) -> Digest {
         if let Some((_, digest)) = self.digested.get().filter(|(at, _)| *at == self.control.next) {
             return digest;

@@ -46,11 +46,6 @@ impl Rng {
         assert!(bound > 0, "a range needs at least one number");
         ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
-
-    /// True `parts` times in a million.
-    pub fn one_in_million(&mut self, parts: u32) -> bool {
-        self.below(1_000_000) < u64::from(parts)
-    }
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl Session {
             return;
         }
         for part in parts.iter_mut() {
-            let speaks = self.chosen && self.speaks_in(part);
+            let speaks = self.chosen && part.stopped.is_none() && self.speaks_in(part);
             if speaks && !part.producer.in_force {
                 part.producer.in_force = true;
                 if self.config.mutants.on(Mutant::CopiedInstance) {
@@ -167,7 +167,8 @@ impl Session {
 
     fn try_on(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: Option<&Peers>) {
         self.next_try = now.at + SESSION_AFTER;
-        if parts.iter().all(|part| part.producer.in_force || part.stopped.is_some()) {
+        // A log that is not the one folded before is left as it is, and who speaks is told by partition 0.
+        if parts[0].stopped.is_some() || parts.iter().all(|part| part.producer.in_force || part.stopped.is_some()) {
             return;
         }
         let opened = parts[0].fold.control().opened.clone();
@@ -175,7 +176,8 @@ impl Session {
             let opened = self.opening();
             return self.append(now, out, &parts[0], Body::LogOpened(opened));
         };
-        for part in parts.iter().skip(1).filter(|part| part.fold.control().opened.is_none()) {
+        let unopened = |part: &&Part| part.fold.control().opened.is_none() && part.stopped.is_none();
+        for part in parts.iter().skip(1).filter(unopened) {
             self.append(now, out, part, Body::LogOpened(opened.clone()));
         }
         let member = parts[0].fold.control().members.table.get(&self.config.site);
@@ -211,7 +213,7 @@ impl Session {
             speaker.filter(|_| !own && !self.config.take_over && !self.config.mutants.on(Mutant::ForeignUnheard))
         {
             let report = peers.of(site).filter(|it| it.instance == speaker.instance).map_or(0, |it| it.number);
-            // It speaks in any partition: the sum grows with each record that counts.
+            // It speaks in any partition, with one sequence for all: the highest grows with each record that counts.
             let seq = parts.iter().filter_map(|part| self.speaker(part)).map(|it| it.seq.0).max().unwrap_or(0);
             let heard = Foreign { speaker: Speaker { seq: Seq(seq), ..speaker }, report, since: now.at };
             match &self.foreign {

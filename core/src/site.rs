@@ -10,6 +10,7 @@ mod status;
 mod tests;
 
 use alloc::collections::BTreeMap;
+use alloc::collections::BTreeSet;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -58,6 +59,9 @@ pub struct Site {
     members_due: Instant,
     judged: Vec<(Partition, Offset, Verdict)>,
     monitor: Monitor,
+    /// Partitions whose log is being asked for the time of a record.
+    times_asked: BTreeSet<Partition>,
+    times_due: Instant,
     audit: Audit,
     /// This daemon is the elected one.
     beats: bool,
@@ -109,6 +113,8 @@ impl Site {
             members_due: now.at,
             judged: Vec::new(),
             monitor: Monitor::default(),
+            times_asked: BTreeSet::new(),
+            times_due: Instant::default(),
             audit,
             beats: false,
         };
@@ -205,6 +211,7 @@ impl Site {
         }
         self.go_round(now);
         self.report(now);
+        self.ask_times(now);
         self.out.take()
     }
 
@@ -235,6 +242,12 @@ impl Site {
                         part.consumer.chunks_read(now, out, &repo, offset, Some(&records));
                     });
                 }
+                Some(Owner::ReadTime(partition, offset)) => {
+                    self.times_asked.remove(&partition);
+                    if let Some(read) = records.first() {
+                        self.monitor.learned(partition, offset, read.time_ms);
+                    }
+                }
                 Some(Owner::ReadProgress) => self.heard(records, next, end),
                 Some(Owner::ReadPublished) => self.aggregator.published(op, records, next, end),
                 Some(Owner::Probe(partition)) => {
@@ -253,6 +266,9 @@ impl Site {
                 }
                 Some(Owner::ReadChunks(partition, repo, offset)) => {
                     self.with(partition, |part, out, _| part.consumer.chunks_read(now, out, &repo, offset, None));
+                }
+                Some(Owner::ReadTime(partition, _)) => {
+                    self.times_asked.remove(&partition);
                 }
                 Some(Owner::ReadProgress) => {
                     self.progress_reading = false;

@@ -128,7 +128,7 @@ struct Slot {
 }
 
 impl Cache {
-    /// The keys that are neither here nor being read; they count as being read from now on.
+    /// The keys that are not here.
     pub fn missing(&self, keys: &BTreeSet<TableKey>) -> Vec<TableKey> {
         keys.iter().filter(|key| !self.slots.contains_key(key)).cloned().collect()
     }
@@ -239,11 +239,6 @@ impl Cache {
                 _ => None,
             })
             .collect()
-    }
-
-    /// Whether anything waits for a commit.
-    pub fn is_dirty(&self) -> bool {
-        self.slots.values().any(|slot| slot.dirty == Some(self.round))
     }
 
     /// Entries held in memory.

@@ -26,6 +26,9 @@ pub fn home(mutant: Mutant) -> Scenario {
         SplitToldWhole => "regressions/split-told-whole",
         ConfigOfAnyLife => "mixed/recreated",
         KeepsOfAllReleased => "faults/keeps",
+        KeepsOfOtherRefsReleased => "regressions/keep-of-another-ref",
+        RetriedUnkept => "regressions/keep-of-another-ref",
+        PastForeign => "mixed/everything",
         TrimBeforeFlush => "faults/power",
         AckOldInstance => "mixed/everything",
         KeepNotTaken => "faults/keeps",
@@ -59,6 +62,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::PolicyAtProducer => &["configure"],
         Mutant::SplitCutEarly => &["split"],
         Mutant::ChunkPlaceGuessed => &["large"],
+        Mutant::KeepsOfOtherRefsReleased => &["configure"],
         Mutant::UnreadTakenForLost => &["loss"],
         _ => &[],
     }

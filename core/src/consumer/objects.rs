@@ -2,11 +2,11 @@
 
 use alloc::vec::Vec;
 
-use super::work::{Aim, Pending, Source, State};
 use super::Consumer;
+use super::work::{Aim, Pending, Source, State};
 use crate::config::{PARK_AFTER, PARK_AFTER_MAX, STAGING_MAX};
 use crate::ids::{Offset, Oid};
-use crate::journal::PushWork;
+use crate::journal::{Change, PushWork};
 use crate::mutant::Mutant;
 use crate::names::{RefName, RepoName, SiteId};
 use crate::port::{GitEffect, Hide, LogEffect, Notice, Now, Out, Owner, PackSource, Received, Spool, Topic};
@@ -138,9 +138,23 @@ impl Consumer {
         self.busy(repo, offset);
         let push = self.pending[&offset].push().expect("only pushes have objects").clone();
         let hide = self.boundary(&push);
-        let keep = (push.replicated && !self.mutants.on(Mutant::KeepNotTaken)).then_some(offset);
+        let keep = self.keeps(&push, offset).then_some(offset);
+        if keep.is_some() {
+            self.repos.get_mut(repo).expect("its push is pending").kept.insert(offset);
+        }
         let op = out.ask(Owner::Receive(self.partition, repo.clone(), offset));
         out.git(GitEffect::Receive { op, repo: repo.clone(), pack, tips: push.tips(), hide, keep });
+    }
+
+    /// Whether refs may be set long after the proof: what waits for other sites, for newer values that a crash left in
+    /// doubt, or was tried before.
+    fn keeps(&self, push: &PushWork, offset: Offset) -> bool {
+        if self.mutants.on(Mutant::KeepNotTaken) || self.pending[&offset].aim == Aim::Base {
+            return false;
+        }
+        let work = |change: &Change| self.repos.get(&push.repo).and_then(|entry| entry.refs.get(&change.name));
+        let blocked = |change| work(change).is_some_and(|work| work.unsure.is_some_and(|newest| newest > offset));
+        push.replicated || self.pending[&offset].keep || push.changes.iter().any(blocked)
     }
 
     /// A proof stops at what a ref shows here, which is complete, and at pending values proved before. That an object
@@ -213,13 +227,13 @@ impl Consumer {
     ) {
         let missing = missing.or_else(|| push.tips().first().copied());
         let pending = &self.pending[&offset];
-        let peer = self.peer(push, pending.tries).filter(|_| !pending.fetched);
+        let peer = self.peer(push, pending.tries).filter(|_| pending.fetched.is_none());
         let Some(peer) = peer else {
-            self.pending.get_mut(&offset).expect("it is asked for").fetched = true;
+            self.pending.get_mut(&offset).expect("it is asked for").fetched.get_or_insert(None);
             return self.park(now, out, &push.repo, offset, missing);
         };
         self.busy(&push.repo, offset);
-        self.pending.get_mut(&offset).expect("it is asked for").fetched = true;
+        self.pending.get_mut(&offset).expect("it is asked for").fetched = Some(Some(peer.clone()));
         let op = out.ask(Owner::Fetch(self.partition, push.repo.clone(), offset));
         let haves = boundary_refs(push);
         out.git(GitEffect::Fetch { op, repo: push.repo.clone(), from: peer, tips: push.tips(), haves });
@@ -227,7 +241,8 @@ impl Consumer {
 
     /// The origin first, then the other members in turn.
     fn peer(&self, push: &PushWork, tries: u32) -> Option<SiteId> {
-        let mut peers: Vec<&SiteId> = core::iter::once(&push.origin).chain(&self.peers).collect();
+        let others = self.peers.iter().filter(|peer| **peer != push.origin);
+        let mut peers: Vec<&SiteId> = core::iter::once(&push.origin).chain(others).collect();
         peers.retain(|peer| **peer != self.site);
         let at = tries as usize % peers.len().max(1);
         peers.get(at).map(|peer| (*peer).clone())
@@ -249,8 +264,10 @@ impl Consumer {
     fn park(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, missing: Option<Oid>) {
         self.release(out, repo, offset);
         let Some(pending) = self.pending.get_mut(&offset) else { return };
-        let in_vain = core::mem::take(&mut pending.fetched) || self.mutants.on(Mutant::UnreadTakenForLost);
-        pending.asked_in_vain += u32::from(in_vain);
+        let fetched = pending.fetched.take();
+        let in_vain = fetched.is_some() || self.mutants.on(Mutant::UnreadTakenForLost);
+        pending.in_vain |= in_vain;
+        pending.asked.extend(fetched.flatten());
         let told = pending.aim == Aim::Base;
         pending.after = None;
         let tries = pending.tries + 1;

@@ -80,7 +80,7 @@ impl Consumer {
         let entry = self.repos.get(repo);
         let free = |at: &Offset| {
             // The answer to a question about an overtaken push must not be taken for one about this work.
-            !entry.is_some_and(|entry| entry.asks_about(*at))
+            !entry.is_some_and(|entry| entry.asks_about(*at) || entry.kept.contains(at))
                 && !self.pending.contains_key(at)
                 && !self.ended.contains_key(at)
                 && !self.unflushed.contains_key(at)

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Consumer;
-use super::work::State;
+use super::work::{RepoWork, Source, State};
 use crate::config::RETRY_AFTER;
 use crate::ids::{Offset, Oid};
 use crate::mutant::Mutant;
@@ -30,20 +30,31 @@ impl Consumer {
                 edits.push((edit, *offset));
             }
         }
-        if edits.is_empty() {
+        let release = self.releasable(entry, &edits);
+        if edits.is_empty() && release.is_empty() {
             return;
         }
-        let all = self.mutants.on(Mutant::KeepsOfAllReleased);
-        let release = entry.offsets.iter().copied().filter(|offset| {
-            (all || edits.iter().any(|(_, upto)| offset <= upto))
-                && self.pending.get(offset).and_then(|it| it.push()).is_some_and(|push| push.replicated)
-        });
-        let release = release.collect();
         let op = out.ask(Owner::SetRefs(self.partition, repo.clone()));
         let asked = edits.iter().map(|(edit, _)| edit.clone()).collect();
-        out.git(GitEffect::SetRefs { op, repo: repo.clone(), edits: asked, release });
         self.dirty.insert(repo.clone());
-        self.repos.get_mut(repo).expect("found above").setting = Some(edits);
+        let entry = self.repos.get_mut(repo).expect("found above");
+        entry.kept.retain(|at| !release.contains(at));
+        out.git(GitEffect::SetRefs { op, repo: repo.clone(), edits: asked, release });
+        entry.setting = Some(edits);
+    }
+
+    /// Pushes that are done with, whose objects refs hold by now. Nothing else holds them as long as one is not set.
+    fn releasable(&self, entry: &RepoWork, edits: &[(Edit, Offset)]) -> Vec<Offset> {
+        let newest = edits.iter().map(|(_, offset)| *offset).max();
+        let early = |at: &Offset| match newest {
+            Some(newest) => {
+                let others = self.mutants.on(Mutant::KeepsOfOtherRefsReleased) && *at <= newest;
+                others || self.mutants.on(Mutant::KeepsOfAllReleased)
+            }
+            None => false,
+        };
+        let done = |at: &Offset| !self.pending.contains_key(at) && !entry.asks_about(*at);
+        entry.kept.iter().copied().filter(|at| done(at) || early(at)).collect()
     }
 
     fn can_show(&self, offset: &Offset) -> bool {
@@ -67,10 +78,25 @@ impl Consumer {
                     let again = now.at + RETRY_AFTER;
                     self.repos.get_mut(repo).expect("it was being set").not_before = again;
                     self.retry_at(again);
+                    self.hold(offset);
                 }
             }
         }
         self.pump(now, out, repo);
+    }
+
+    /// A ref could not be set, and nobody knows how long that lasts: a lock, a directory in its way that waits to be
+    /// shown as gone. Its objects are proved once more, and held from then on.
+    fn hold(&mut self, offset: Offset) {
+        let Some(pending) = self.pending.get_mut(&offset) else { return };
+        let held = pending.keep || pending.push().is_none_or(|push| push.tips().is_empty());
+        if held || pending.state != State::Ready || self.mutants.on(Mutant::RetriedUnkept) {
+            return;
+        }
+        (pending.keep, pending.state) = (true, State::Waiting);
+        if pending.is_record() {
+            self.set_source(offset, Source::Here(None));
+        }
     }
 
     /// The ref is at the value of `offset`: that one is done, and all before it are overtaken.
@@ -81,8 +107,9 @@ impl Consumer {
         work.shown = new;
         work.found = false;
         let done: Vec<Offset> = work.values.iter().map(|(at, _)| *at).filter(|at| *at <= offset || forgets).collect();
-        work.past.extend(work.values.iter().filter(|(at, _)| *at <= offset).map(|(_, value)| *value));
-        work.values.retain(|(at, _)| *at > offset && !forgets);
+        let (left, ahead): (Vec<_>, Vec<_>) = work.values.drain(..).partition(|(at, _)| *at <= offset);
+        left.into_iter().for_each(|(_, value)| work.leave(value));
+        work.values.extend(ahead.into_iter().filter(|_| !forgets));
         work.unsure = work.unsure.filter(|newest| *newest > offset);
         if work.values.is_empty() {
             entry.refs.remove(name);
@@ -105,7 +132,8 @@ impl Consumer {
     /// pending; any other was set behind our back, is reported, and goes.
     fn ref_elsewhere(&mut self, out: &mut Out, repo: &RepoName, name: &RefName, actual: Option<Oid>) {
         let Some(work) = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(name)) else { return };
-        let ours = work.past.contains(&actual) || work.values.iter().any(|(_, value)| *value == actual);
+        let left = !self.mutants.on(Mutant::PastForeign) && work.past.contains(&actual);
+        let ours = left || work.values.iter().any(|(_, value)| *value == actual);
         work.found = !ours && actual.is_some();
         work.shown = actual;
         if !ours {

@@ -1,12 +1,13 @@
 //! The pieces of work that the projection keeps.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use super::Pack;
+use crate::config::EXCEPTIONS_MAX;
 use crate::ids::{Offset, Oid};
 use crate::journal::{PushWork, Work};
-use crate::names::RefName;
+use crate::names::{RefName, SiteId};
 use crate::port::{Edit, RepoShape};
 use crate::time::Instant;
 
@@ -35,18 +36,22 @@ pub(super) struct Pending {
     pub showable: bool,
     /// A later push set one of its refs.
     pub overtaken: bool,
-    /// A fetch was tried, or there was nobody to fetch from, since it was last parked.
-    pub fetched: bool,
+    /// Whom a fetch was tried from since it was last parked; `Some(None)`: there was nobody.
+    pub fetched: Option<Option<SiteId>>,
     /// How often it was parked.
     pub tries: u32,
-    /// How often because another site had not its objects, or could not be asked.
-    pub asked_in_vain: u32,
+    /// It was parked because nobody gave its objects.
+    pub in_vain: bool,
+    /// Sites that had not its objects, or could not be asked.
+    pub asked: BTreeSet<SiteId>,
     /// Of a staged pack, how many chunks and bytes are in the spool.
     pub spooled: (usize, u64),
     /// An earlier push to the repository that seems to bring what is missing: nothing is tried while that comes.
     pub after: Option<Offset>,
     /// What it is for.
     pub aim: Aim,
+    /// Its refs cannot be set at once, so its objects are to be held against gc by a keep ref.
+    pub keep: bool,
 }
 
 /// What a piece of work is for. Only an accepted record's is journalled and reported: the others are found again.
@@ -86,12 +91,14 @@ impl Pending {
             since,
             showable,
             overtaken: false,
-            fetched: false,
+            fetched: None,
             tries: 0,
-            asked_in_vain: 0,
+            in_vain: false,
+            asked: BTreeSet::new(),
             spooled: (0, 0),
             after: None,
             aim: Aim::Record,
+            keep: false,
         }
     }
 
@@ -173,6 +180,8 @@ pub(super) struct RepoWork {
     pub receiving: Option<Offset>,
     /// And one whose pack is in `packdata`: it takes longer, and delays no other.
     pub spooling: Option<Offset>,
+    /// Pushes that may have a keep ref. It goes when they are done with.
+    pub kept: BTreeSet<Offset>,
     /// Edits under way, each with the offset whose value it sets.
     pub setting: Option<Vec<(Edit, Offset)>>,
 }
@@ -188,7 +197,12 @@ impl RepoWork {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.shapes.is_empty() && self.ensuring.is_none() && self.offsets.is_empty() && self.bases.is_empty() && !self.is_busy()
+        self.shapes.is_empty()
+            && self.ensuring.is_none()
+            && self.offsets.is_empty()
+            && self.bases.is_empty()
+            && self.kept.is_empty()
+            && !self.is_busy()
     }
 }
 
@@ -199,8 +213,8 @@ pub(super) struct RefWork {
     pub shown: Option<Oid>,
     /// In offset order.
     pub values: Vec<(Offset, Option<Oid>)>,
-    /// Values that were pending since this work began: what a crash may have left in Git.
-    pub past: BTreeSet<Option<Oid>>,
+    /// The newest values of before that were pending since this work began: what a daemon of before may still set.
+    pub past: VecDeque<Option<Oid>>,
     /// `shown` was set by nobody we know.
     pub found: bool,
     /// The newest value folded before the log's end was reached. Git may already show it, or any before it, with or
@@ -209,7 +223,15 @@ pub(super) struct RefWork {
 }
 
 impl RefWork {
+    /// Remembers a value that is done with; of more than [`EXCEPTIONS_MAX`] the oldest would be called a stranger's.
+    pub(super) fn leave(&mut self, value: Option<Oid>) {
+        if self.past.len() == EXCEPTIONS_MAX {
+            self.past.pop_front();
+        }
+        self.past.push_back(value);
+    }
+
     pub(super) fn new(shown: Option<Oid>) -> Self {
-        Self { shown, values: Vec::new(), past: BTreeSet::new(), found: false, unsure: None }
+        Self { shown, values: Vec::new(), past: VecDeque::new(), found: false, unsure: None }
     }
 }

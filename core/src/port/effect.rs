@@ -187,7 +187,7 @@ pub enum GitEffect {
         repo: RepoName,
         /// What is to be set.
         edits: Vec<Edit>,
-        /// Kept offsets that the edits make superfluous.
+        /// Keep refs that refs have made superfluous, whatever becomes of the edits.
         release: Vec<Offset>,
     },
     /// Make a repository be as it should: there, with this HEAD and hooks, or gone. One of another life is moved away,

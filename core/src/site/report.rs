@@ -38,6 +38,25 @@ impl Site {
         }
     }
 
+    /// Asks the log when the records were appended from which sites lag, as far as nobody remembers: a daemon that starts
+    /// has read only what it had not folded. One question a partition at a time.
+    pub(super) fn ask_times(&mut self, now: Now) {
+        if now.at < self.times_due || !self.session.is_ready() {
+            return;
+        }
+        self.times_due = now.at + PROGRESS_EVERY;
+        for report in self.peers.iter() {
+            for (partition, mark) in &report.partitions {
+                let Some(from) = self.monitor.lacks(*partition, mark) else { continue };
+                if self.times_asked.insert(*partition) {
+                    let op = self.out.ask(Owner::ReadTime(*partition, from));
+                    let topic = Topic::PushData(*partition);
+                    self.out.log(LogEffect::Read { op, topic, from, max: 1, wait: false });
+                }
+            }
+        }
+    }
+
     /// Anti-entropy: where another site's fold stands at the same offset, its digest must be ours.
     pub(super) fn compare(&mut self, report: &Report) {
         if report.site == self.config.site {
@@ -178,7 +197,7 @@ impl Site {
         self.reporting = true;
         self.report_due = now.at + PROGRESS_EVERY;
         let op = self.out.ask(Owner::Report);
-        let value = Arc::from(report.encode());
+        let value = Arc::from(report.fit());
         self.out.log(LogEffect::Append { op, topic: Topic::Progress, key: report.key(), value, expect: None });
         self.last_report = Some(report);
     }

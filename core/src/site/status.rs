@@ -10,13 +10,13 @@ use crate::progress::Mark;
 use crate::record::MemberTable;
 
 impl Site {
-    /// How far `site` is behind in each partition; `None` where it never reported.
+    /// How far `site` is behind in each partition; `None` where that is not known (yet).
     pub fn lag(&self, site: &SiteId) -> BTreeMap<Partition, Option<Lag>> {
         let report = self.peers.of(site);
         let mark = |partition: &Partition| report.and_then(|report| report.partitions.get(partition));
         self.parts
             .iter()
-            .map(|part| (part.partition, self.monitor.lag(part.partition, mark(&part.partition))))
+            .map(|part| (part.partition, self.monitor.lag(part.partition, mark(&part.partition), part.known_end())))
             .collect()
     }
 
@@ -38,8 +38,8 @@ impl Site {
                 partition: part.partition,
                 applied: mark.map(Mark::first_open),
                 folded: mark.map(|mark| mark.next),
-                end: part.caught_up.then_some(part.end),
-                lag: self.monitor.lag(part.partition, mark),
+                end: part.known_end(),
+                lag: self.monitor.lag(part.partition, mark, part.known_end()),
                 parked: mark.map_or(0, |mark| mark.parked),
                 stopped: part.stopped.clone(),
             }
@@ -58,7 +58,7 @@ pub struct PartitionStatus {
     pub folded: Option<Offset>,
     /// The log's end; `None` before it was seen.
     pub end: Option<Offset>,
-    /// How far behind that is; `None` as for `applied`.
+    /// How far behind that is; `None` where that is not known (yet).
     pub lag: Option<Lag>,
     /// Updates whose objects cannot be had.
     pub parked: u32,

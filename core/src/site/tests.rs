@@ -417,3 +417,24 @@ fn a_long_pack_whose_chunks_do_not_get_through_is_refused_with_nothing_appended(
     assert_eq!(world.records()[3..], [] as [&str; 0]);
     assert!(world.spools.is_empty());
 }
+
+#[test]
+fn a_partition_that_stopped_says_nothing_more_and_takes_no_push() {
+    let mut world = World::new();
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(1));
+    assert!(world.ready);
+    let asked = world.waiting.iter().find_map(|effect| match effect {
+        Effect::Log(LogEffect::Read { op, topic: Topic::PushData(_), .. }) => Some(*op),
+        _ => None,
+    });
+    let op = asked.expect("it waits for records");
+    let shorter = LogInput::Read { op, records: vec![], next: Offset(1), end: Offset(1), start: Offset(0) };
+    let before = world.records();
+    let effects = site.handle(world.now, Input::Log(shorter));
+    assert!(site.partitions().all(|it| it.stopped.is_some()));
+    world.run(&mut site, effects);
+    world.pass(&mut site, Duration::from_mins(2));
+    assert_eq!(world.records(), before);
+    assert!(!site.is_ready());
+}
