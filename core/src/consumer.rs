@@ -11,6 +11,8 @@ mod ended;
 mod objects;
 mod put_back;
 mod refs;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -438,3 +438,17 @@ fn a_partition_that_stopped_says_nothing_more_and_takes_no_push() {
     assert_eq!(world.records(), before);
     assert!(!site.is_ready());
 }
+
+#[test]
+fn a_site_that_finds_its_own_last_start_in_force_starts_without_listening() {
+    let mut world = World::new();
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(1));
+    assert!(world.ready);
+    drop(site);
+    (world.ready, world.waiting) = (false, vec![]);
+    let mut site = world.start(2);
+    world.pass(&mut site, Duration::from_secs(2));
+    assert!(world.ready, "it listens for a foreign instance, and that was its own");
+    assert_eq!(world.exit, None);
+}

@@ -1,0 +1,76 @@
+//! An aggregator by itself: when it dares to publish.
+
+use alloc::vec;
+
+use super::*;
+use crate::ids::{Epoch, Instance, Seq};
+use crate::port::Effect;
+use crate::progress::{Mark, Report};
+use crate::record::MemberState;
+use crate::refdb::{Fold, Speaker};
+
+const PUSHES: Partition = Partition(1);
+
+fn site(name: &str) -> SiteId {
+    SiteId::parse(name).expect("valid")
+}
+
+/// Partition 0 as of a membership, and what each of its sites says that it has applied.
+fn members(names: &[&str]) -> (Control, Peers) {
+    let mut control = Fold::new(Partition(0), crate::config::RefDb::Log, Mutants::default()).control().clone();
+    let mut peers = Peers::default();
+    for name in names {
+        let (epoch, instance) = (Epoch(1), Instance(1));
+        control.members.table.insert(site(name), MemberState::Active);
+        control.speakers.insert(site(name), Speaker { epoch, instance, seq: Seq(0), rules: 1 });
+        let marks = [(PUSHES, Mark { next: Offset(100), ..Mark::default() })];
+        peers.heard(&Report { site: site(name), epoch, instance, number: 1, partitions: marks.into() });
+    }
+    (control, peers)
+}
+
+fn accepted(offset: u64) -> Accepted {
+    let repo = RepoName::parse("repo").expect("valid");
+    Accepted { offset: Offset(offset), time_ms: 0, repo, site: site("ams"), push: "x".to_string(), updates: vec![] }
+}
+
+/// One step: whether it looks at partition 0's end, and whether it publishes.
+fn step(aggregator: &mut Aggregator, out: &mut Out, (control, peers): &(Control, Peers)) -> (bool, bool) {
+    aggregator.step(Now::default(), out, &[control], peers, true);
+    let effects = out.take();
+    let looks = |it: &Effect| {
+        matches!(it, Effect::Log(LogEffect::Read { topic: Topic::PushData(Partition(0)), wait: false, .. }))
+    };
+    let publishes = |it: &Effect| matches!(it, Effect::Log(LogEffect::Append { topic: Topic::Replicated, .. }));
+    (effects.iter().any(looks), effects.iter().any(publishes))
+}
+
+#[test]
+fn what_is_accepted_waits_for_a_look_at_partition_0_that_began_after_it() {
+    let (mut out, world) = (Out::default(), members(&["ams"]));
+    let mut aggregator = Aggregator::new(site("ams"), Mutants::default());
+    step(&mut aggregator, &mut out, &world);
+    aggregator.published(aggregator.reading.expect("asked"), vec![], Offset(0), Offset(0));
+
+    aggregator.accepted(PUSHES, accepted(5));
+    assert_eq!(step(&mut aggregator, &mut out, &world), (true, false));
+    // This one was accepted while the look was under way: partition 0 may have changed before it and after the look.
+    aggregator.accepted(PUSHES, accepted(4));
+    aggregator.probed();
+    assert_eq!(step(&mut aggregator, &mut out, &world), (true, false), "the older of the two waits for another look");
+    aggregator.probed();
+    assert_eq!(step(&mut aggregator, &mut out, &world), (false, true));
+}
+
+#[test]
+fn a_member_that_the_look_shows_is_waited_for() {
+    let (mut out, world) = (Out::default(), members(&["ams"]));
+    let mut aggregator = Aggregator::new(site("ams"), Mutants::default());
+    step(&mut aggregator, &mut out, &world);
+    aggregator.published(aggregator.reading.expect("asked"), vec![], Offset(0), Offset(0));
+    aggregator.accepted(PUSHES, accepted(5));
+    assert_eq!(step(&mut aggregator, &mut out, &world), (true, false));
+    aggregator.probed();
+    let (more, _) = members(&["ams", "sfo"]);
+    assert_eq!(step(&mut aggregator, &mut out, &(more, world.1)), (false, false));
+}

@@ -1,0 +1,73 @@
+//! A projection by itself: what its proofs may stop at, and what it asks the log for.
+
+use alloc::vec;
+
+use super::*;
+use crate::ids::{Incarnation, Oid};
+use crate::journal::{Change, PushWork};
+use crate::port::{Effect, Hide};
+use crate::record::Have;
+
+const RECENT: Offset = Offset(20);
+
+fn oid(n: u8) -> Oid {
+    Oid([n; 20])
+}
+
+fn branch(name: &str) -> RefName {
+    RefName::parse(name).expect("valid")
+}
+
+fn push(name: &str, from: Option<Oid>, new: Oid, haves: Vec<Have>) -> Work {
+    let changes = vec![Change { name: branch(name), from, new: Some(new) }];
+    let (repo, origin) = (RepoName::parse("repo").expect("valid"), SiteId::parse("sfo").expect("valid"));
+    let incarnation = Incarnation(1);
+    Work::Push(PushWork { repo, incarnation, origin, replicated: false, changes, haves, pack: None })
+}
+
+fn consumer(work: Vec<(Offset, Work)>) -> Consumer {
+    let ams = SiteId::parse("ams").expect("valid");
+    Consumer::new(Instant::default(), Partition(0), ams, Mutants::default(), Offset(0), work)
+}
+
+/// Where the proof of `tip` may stop, if it is asked for.
+fn hides(effects: &[Effect], tip: Oid) -> Option<Vec<Hide>> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Git(GitEffect::Receive { tips, hide, .. }) if tips.contains(&tip) => Some(hide.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_ref_that_a_crash_left_in_doubt_bounds_no_proof_until_it_is_proved_itself() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let (old, new) = (Offset(10), RECENT);
+    let mut consumer = consumer(vec![(old, push("refs/heads/a", None, oid(1), vec![]))]);
+    consumer.open(now, &mut out);
+    // Its pack cannot be read from the log now, so the next push has its turn first.
+    consumer.pack_read(now, &mut out, &repo, old, None);
+    let have = Have { name: branch("refs/heads/a"), value: oid(1), since: Some(old) };
+    let next = push("refs/heads/b", None, oid(2), vec![have]);
+    consumer.accept(now, &mut out, new, next, Source::Inline(Arc::from([])));
+    let hide = hides(&out.take(), oid(2)).expect("it is proved");
+    assert!(!hide.contains(&Hide::Shown(branch("refs/heads/a"))), "{hide:?}");
+    assert!(hide.contains(&Hide::Shown(branch("refs/heads/b"))), "{hide:?}");
+}
+
+#[test]
+fn what_nobody_has_is_asked_of_the_record_that_brought_what_it_was_cut_at() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let have = Have { name: branch("refs/heads/a"), value: oid(1), since: Some(Offset(10)) };
+    let push = push("refs/heads/b", None, oid(2), vec![have]);
+    consumer.accept(now, &mut out, RECENT, push, Source::Inline(Arc::from([])));
+    consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Missing(oid(1)));
+    consumer.fetched(now, &mut out, &repo, RECENT, false);
+    assert!(hides(&out.take(), oid(1)).is_some(), "is it here?");
+    consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Missing(oid(1)));
+    let reads = |effect: &Effect| matches!(effect, Effect::Log(crate::port::LogEffect::Read { from: Offset(10), .. }));
+    assert!(out.take().iter().any(reads));
+    let mark = consumer.mark(Offset(30));
+    assert_eq!(mark.except, [RECENT], "a base is nothing that this site owes");
+}
