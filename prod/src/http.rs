@@ -36,8 +36,6 @@ const CHILDREN_MAX: usize = 64;
 const CHILD_WITHIN: Duration = Duration::from_secs(30);
 /// How long a client may take to send a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
-/// How long requests under way may take when the site stops; with the driver's 12 s below 15 s.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a request is answered from.
 pub struct Serving {
@@ -89,12 +87,12 @@ impl Server {
         Server { closing, connections, task }
     }
 
-    /// Takes no new connection and gives those under way a moment.
-    pub async fn close(self) {
+    /// Takes no new connection; returns when those under way have ended, or at `by`.
+    pub async fn close(self, by: tokio::time::Instant) {
         self.task.abort();
         self.closing.notify_waiters();
         // Whoever takes longer is cut off; Git's clients say so.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, self.connections.acquire_many(CONNECTIONS_MAX as u32)).await;
+        let _ = tokio::time::timeout_at(by, self.connections.acquire_many(CONNECTIONS_MAX as u32)).await;
     }
 }
 

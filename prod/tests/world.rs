@@ -14,6 +14,8 @@ use crate::client::Client;
 pub const SITES: [&str; 3] = ["ams", "sfo", "syd"];
 /// For what takes milliseconds on an idle machine: the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(60);
+/// What the interface promises of SIGTERM.
+const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 
 pub struct World {
     dir: tempfile::TempDir,
@@ -77,6 +79,13 @@ impl World {
 
     pub fn config(&self) -> PathBuf {
         self.path("refrain.toml")
+    }
+
+    /// Puts `to` where the configuration first says `from`.
+    pub fn edit(&self, from: &str, to: &str) {
+        let before = std::fs::read_to_string(self.config()).expect("readable");
+        assert!(before.contains(from), "{before}");
+        std::fs::write(self.config(), before.replacen(from, to, 1)).expect("written");
     }
 
     pub fn log_dir(&self) -> PathBuf {
@@ -210,11 +219,12 @@ impl Daemon {
         self.end();
     }
 
-    /// SIGTERM; gives the exit code.
+    /// SIGTERM; gives the exit code, which comes within the time that the interface promises.
     pub fn terminate(mut self) -> i32 {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the daemon runs");
-        let status = self.exited(SOON).expect("the daemon ends");
+        let status = self.exited(STOPPED_WITHIN);
+        let status = status.unwrap_or_else(|| panic!("the daemon does not end; it said:\n{}", tail(&self.messages)));
         status.code().expect("no signal ended it")
     }
 

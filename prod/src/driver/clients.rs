@@ -1,10 +1,11 @@
 //! The socket: hooks hand over pushes here, the command line its orders. One line of JSON each way.
 
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{Answer, Order, Wish};
@@ -22,8 +23,6 @@ use crate::journal::Journal;
 
 /// Connections at once; one more waits until another ends.
 const CLIENTS_MAX: usize = 1_024;
-/// How long open connections may take to be answered when the site stops; with the driver's 12 s below 15 s.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// How long a client may take to read an answer of many lines: until then the journal keeps old pages for it.
 const LINES_WITHIN: Duration = Duration::from_secs(60);
 /// Longest socket path that the system takes.
@@ -102,25 +101,35 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Takes no new connection; returns when those that are open have their answers.
-    pub(super) async fn close(&mut self) {
+    /// Takes no new connection; returns when those that are open have their answers, or at `by`.
+    pub(super) async fn close(&mut self, by: tokio::time::Instant) {
         // From now on a hook finds nobody, and says so.
-        let _ = std::fs::remove_file(&self.path);
+        remove_socket(&self.path);
         self.closing.notify_one();
         let closed = async {
             let _ = (&mut self.task).await;
             self.places.acquire_many(CLIENTS_MAX as u32).await.map(drop)
         };
         // One that asked nothing is not waited for.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, closed).await;
+        let _ = tokio::time::timeout_at(by, closed).await;
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
         self.task.abort();
-        // A file left behind is replaced at the next start.
-        let _ = std::fs::remove_file(&self.path);
+        remove_socket(&self.path);
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+fn remove_socket(path: &Path) {
+    if is_socket(path) {
+        // One left behind is replaced at the next start.
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -134,7 +143,13 @@ pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>, journa
             path.as_os_str().len()
         );
     }
-    if path.exists() {
+    if std::fs::symlink_metadata(&path).is_ok() {
+        ensure!(
+            is_socket(&path),
+            "at the socket's path {} lies something that is no socket; it was left alone: move it away, or set `socket` \
+             to another path",
+            path.display()
+        );
         std::fs::remove_file(&path).with_context(|| format!("cannot replace the old socket {}", path.display()))?;
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
@@ -228,7 +243,7 @@ async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::Owned
 
 /// Hands a push to the core and waits for its answer. If the daemon stops meanwhile the connection is cut, which the
 /// hook reports as undecided.
-async fn push(request: HookRequest, repos: &std::path::Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<HookReply> {
+async fn push(request: HookRequest, repos: &Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<HookReply> {
     let names: Vec<String> = request.updates.iter().map(|update| update.name.clone()).collect();
     let refuse = |why: String| HookReply {
         results: names
@@ -287,7 +302,7 @@ async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<
 pub(super) const STOPPING: &str =
     "unavailable: the refrain daemon of this site is stopping; nothing was changed, try again";
 
-fn repo_of(path: &str, repos: &std::path::Path) -> Option<RepoName> {
-    let inside = std::path::Path::new(path).strip_prefix(repos).ok()?.to_str()?;
+fn repo_of(path: &str, repos: &Path) -> Option<RepoName> {
+    let inside = Path::new(path).strip_prefix(repos).ok()?.to_str()?;
     RepoName::parse(inside.strip_suffix(".git")?).ok()
 }
