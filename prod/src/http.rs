@@ -1,6 +1,6 @@
 //! HTTP of one site: Git's smart protocol by Git's own programs, and the pages that machines ask.
 //!
-//! Owns the listener and bounds connections and children. Promises that no name leads outside `repos`, that no body is
+//! Owns the listener and bounds connections, children and a client's silence. Promises that no name leads outside `repos`, that no body is
 //! held in memory, and that it listens on loopback only. Decides nothing about pushes: the hook does its work here too.
 
 mod body;
@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::driver::Asker;
+use crate::patience::{Patient, SILENT_MAX};
 use body::Reply;
 use route::Route;
 
@@ -120,7 +121,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, closing: Arc<Notify>
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(TokioIo::new(stream), answer);
+        .serve_connection(TokioIo::new(Patient::new(stream, SILENT_MAX)), answer);
     tokio::pin!(serving);
     let closed = closing.notified();
     tokio::pin!(closed);
@@ -172,7 +173,7 @@ async fn in_repo(
         return page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "too many requests; try again\n".into());
     };
     let run = git::Run { repo: path, home: shared.serving.home.clone(), service, place };
-    let done = if advertise { git::advertise(run, &request) } else { git::rpc(run, request) };
+    let done = if advertise { git::advertise(run, &request) } else { git::rpc(run, request).await };
     done.unwrap_or_else(|refused| page(refused.status, "text/plain", format!("{}\n", refused.why)))
 }
 

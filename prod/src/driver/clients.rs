@@ -1,4 +1,6 @@
 //! The socket: hooks hand over pushes here, the command line its orders. One line of JSON each way.
+//!
+//! Owns the socket's file and bounds clients, their words and their silence. Decides nothing about pushes.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -11,15 +13,16 @@ use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{Answer, Order, Wish};
 use refrain_core::record::{RepoConfigured, Visibility};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::status::StatusReply;
 use super::tables::{self, RefRow, RepoRow, TableHead};
 use super::{ClientAsk, Fact, Places, PushAsk};
-use crate::hook_wire::{HookReply, HookRequest, HookResult, REPLY_BYTES_MAX};
+use crate::hook_wire::{BEAT_EVERY, HookReply, HookRequest, HookResult, REPLY_BYTES_MAX};
 use crate::journal::Journal;
+use crate::patience::{self, SILENT_MAX};
 
 /// Connections at once; one more waits until another ends.
 const CLIENTS_MAX: usize = 1_024;
@@ -196,21 +199,35 @@ async fn accept(listener: UnixListener, home: Arc<Home>, places: Arc<Semaphore>,
 async fn serve(stream: UnixStream, home: &Home) -> Result<()> {
     let (repos, facts) = (&home.repos, &home.facts);
     let (read, mut write) = stream.into_split();
-    let mut line = Vec::new();
-    BufReader::new(read).take(REPLY_BYTES_MAX).read_until(b'\n', &mut line).await?;
+    let line = patience::read_line(&mut BufReader::new(read), REPLY_BYTES_MAX, SILENT_MAX).await?;
     if line.last() != Some(&b'\n') {
         bail!("the request was cut off");
     }
     let mut reply = match serde_json::from_slice::<Request>(&line) {
         Err(why) => serde_json::to_vec(&Response::Refused(format!("the request cannot be read: {why}")))?,
         Ok(request @ (Request::Repos { .. } | Request::Table { .. })) => return lines(request, home, write).await,
-        Ok(Request::Push(request)) => serde_json::to_vec(&push(request, repos, facts).await?)?,
+        Ok(Request::Push(request)) => {
+            let answer = beating(push(request, repos, facts), &mut write).await?;
+            serde_json::to_vec(&answer?)?
+        }
         Ok(request) => serde_json::to_vec(&order(request, facts).await?)?,
     };
     reply.push(b'\n');
-    write.write_all(&reply).await?;
+    patience::write_all(&mut write, &reply, SILENT_MAX).await?;
     super::test_points::pass("after-reply");
     Ok(())
+}
+
+/// Shows the hook that the daemon lives until `work` is done: how long that takes is the core's to say, and a pack that
+/// is being cut prolongs it. A hook that has gone is waited for no more; the push is decided all the same.
+async fn beating<T>(work: impl Future<Output = T>, write: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<T> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = tokio::time::sleep(BEAT_EVERY) => patience::write_all(write, b"\n", SILENT_MAX).await?,
+        }
+    }
 }
 
 /// An answer of several lines, read from one snapshot of the journal and no faster than the client takes them.
