@@ -9,6 +9,10 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use refrain::log::{LogRecord, OfflineLog, TOPICS};
+use refrain_core::names::RepoName;
+use refrain_core::placement::partition_of;
+
 use crate::client::Client;
 
 pub const SITES: [&str; 3] = ["ams", "sfo", "syd"];
@@ -181,6 +185,18 @@ impl World {
         let pairs = lines.lines().filter_map(|line| line.split_once(' '));
         let shown = pairs.filter(|(_, name)| !name.starts_with("refs/refrain/"));
         shown.map(|(oid, name)| (name.to_string(), oid.to_string())).collect()
+    }
+
+    /// All records of a topic in the partition that `repo` lives in, or in the topic's only one.
+    pub fn records(&self, topic: &str, repo: &str) -> Vec<LogRecord> {
+        let log = OfflineLog::open(&self.log_dir()).expect("the log opens");
+        let name = RepoName::parse(repo).expect("a repository name");
+        let partition = match TOPICS.iter().find(|(known, _)| *known == topic) {
+            Some((_, true)) => partition_of(&name, log.partitions()).0,
+            _ => 0,
+        };
+        let scan = log.scan(topic, partition, 0).expect("the log opens");
+        scan.collect::<Result<_, _>>().expect("the log reads")
     }
 
     pub fn messages(&self) -> String {
