@@ -151,6 +151,13 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// Of a site that has ended.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        let site = SiteId::parse("gone").expect("a name");
+        Self { site, facts: mpsc::unbounded_channel().0, tally: Arc::default() }
+    }
+
     /// Its name.
     pub fn site(&self) -> &SiteId {
         &self.site

@@ -184,3 +184,36 @@ fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Reply>
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn one_connection_more_than_there_are_places_waits_until_another_ends() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let Bound { listener, addr } = bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
+            let serving =
+                Serving { own: Asker::nobody(), all: Vec::new(), repos: PathBuf::new(), home: PathBuf::new() };
+            let shared = Arc::new(Shared { serving, children: Arc::new(Semaphore::new(1)) });
+            tokio::spawn(accept(listener, shared, Arc::default(), Arc::new(Semaphore::new(2))));
+            let silent = [TcpStream::connect(addr).await, TcpStream::connect(addr).await];
+            let third = tokio::spawn(async move {
+                let mut stream = TcpStream::connect(addr).await.expect("the system takes it");
+                let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+                stream.write_all(request).await.expect("sent");
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.expect("answered");
+                answer
+            });
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(!third.is_finished(), "there was no place for it");
+            drop(silent);
+            let answer = tokio::time::timeout(Duration::from_secs(30), third).await.expect("there is one now");
+            assert!(answer.expect("no panic").starts_with("HTTP/1.1 200"));
+        });
+    }
+}

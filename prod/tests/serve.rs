@@ -109,16 +109,17 @@ fn a_partition_count_that_differs_from_the_logs_exits_78() {
 }
 
 #[test]
-fn without_a_daemon_the_command_line_exits_13_and_pushes_are_unavailable() {
+fn without_a_daemon_pushes_are_unavailable_and_say_why_until_it_is_back() {
     let world = World::new();
     let daemon = world.serve();
     world.create("r");
     assert_eq!(daemon.terminate(), 0);
-    let asked = world.refrain(&["repo", "create", "s"]);
-    assert_eq!(asked.status.code(), Some(13), "{}", text(&asked.stderr));
     let ann = world.client("ann", "r");
     ann.commit("a", "one");
-    ann.push("sfo", &["main"]).expect_refused("refs/heads/main", "unavailable:");
+    let pushed = ann.push("sfo", &["main"]);
+    pushed.expect_refused("refs/heads/main", "unavailable: the refrain daemon of this site is not running");
+    let why = pushed.refusal("refs/heads/main").unwrap_or_default();
+    assert!(why.contains("refrain.sock") && why.contains("nothing was changed"), "{why}");
     let _daemon = world.serve();
     ann.push("sfo", &["main"]).expect_ok();
 }

@@ -231,8 +231,8 @@ async fn beating<T>(work: impl Future<Output = T>, write: &mut (impl AsyncWrite 
 }
 
 /// An answer of several lines, read from one snapshot of the journal and no faster than the client takes them.
-async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::OwnedWriteHalf) -> Result<()> {
-    let (tell, mut told) = mpsc::channel::<Response>(4);
+async fn lines(request: Request, home: &Home, write: tokio::net::unix::OwnedWriteHalf) -> Result<()> {
+    let (tell, told) = mpsc::channel::<Response>(4);
     let journal = home.journal.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let line = |response| tell.blocking_send(response).is_ok();
@@ -242,6 +242,19 @@ async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::Owned
             _ => bail!("this is answered in one line"),
         }
     });
+    // Once this is over nobody takes lines any more, so the reader ends, however it went.
+    let written = pass_on(told, write, LINES_WITHIN).await;
+    let read = reading.await.context("reading the journal panicked")?;
+    written?;
+    read
+}
+
+/// Writes what is told, a line each, to its end or for at most `within`.
+async fn pass_on(
+    mut told: mpsc::Receiver<Response>,
+    mut write: impl AsyncWrite + Unpin,
+    within: Duration,
+) -> Result<()> {
     let writing = async {
         while let Some(response) = told.recv().await {
             let mut line = serde_json::to_vec(&response)?;
@@ -250,12 +263,7 @@ async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::Owned
         }
         anyhow::Ok(())
     };
-    let written = tokio::time::timeout(LINES_WITHIN, writing).await;
-    // Nobody takes lines any more, so the reader ends, however this went.
-    drop(told);
-    let read = reading.await.context("reading the journal panicked")?;
-    written.context("the client took too long")??;
-    read
+    tokio::time::timeout(within, writing).await.context("the client took too long")?
 }
 
 /// Hands a push to the core and waits for its answer. If the daemon stops meanwhile the connection is cut, which the
@@ -322,4 +330,73 @@ pub(super) const STOPPING: &str =
 fn repo_of(path: &str, repos: &Path) -> Option<RepoName> {
     let inside = Path::new(path).strip_prefix(repos).ok()?.to_str()?;
     RepoName::parse(inside.strip_suffix(".git")?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+
+    use super::*;
+
+    /// Long enough for what should happen, and for what should not.
+    const MOMENT: Duration = Duration::from_millis(300);
+    const SOON: Duration = Duration::from_secs(30);
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one").block_on(work)
+    }
+
+    /// What the daemon says to a line that is no request; the core is not asked.
+    async fn ask(path: &Path) -> String {
+        let mut stream = UnixStream::connect(path).await.expect("the system takes it");
+        stream.write_all(b"nonsense\n").await.expect("sent");
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).await.expect("answered");
+        answer
+    }
+
+    #[test]
+    fn one_client_more_than_there_are_places_waits_until_another_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let journal = Arc::new(Journal::open(&dir.path().join("journal.redb")).expect("opened"));
+        run(async {
+            let (facts, _inbox) = mpsc::unbounded_channel();
+            let home = Arc::new(Home { repos: dir.path().into(), facts, journal });
+            let listener = UnixListener::bind(&path).expect("bound");
+            tokio::spawn(accept(listener, home, Arc::new(Semaphore::new(2)), Arc::default()));
+            let silent = [UnixStream::connect(&path).await, UnixStream::connect(&path).await];
+            let third = tokio::spawn({
+                let path = path.clone();
+                async move { ask(&path).await }
+            });
+            tokio::time::sleep(MOMENT).await;
+            assert!(!third.is_finished(), "there was no place for it");
+            drop(silent);
+            let answer = tokio::time::timeout(SOON, third).await.expect("there is one now").expect("no panic");
+            assert!(answer.contains("refused") && answer.contains("cannot be read"), "{answer}");
+        });
+    }
+
+    #[test]
+    fn who_takes_no_lines_is_cut_off_and_whoever_made_them_stops() {
+        run(async {
+            let (tell, told) = mpsc::channel(4);
+            let making = tokio::spawn(async move {
+                let mut made = 0;
+                while tell.send(Response::End).await.is_ok() {
+                    made += 1;
+                }
+                made
+            });
+            let (mut client, server) = tokio::io::duplex(64);
+            let why = pass_on(told, server, MOMENT).await.expect_err("nobody reads");
+            assert!(why.to_string().contains("took too long"), "{why}");
+            let made = tokio::time::timeout(SOON, making).await.expect("it stops").expect("no panic");
+            assert!(made < 64, "{made} were made for nobody");
+            let mut taken = String::new();
+            client.read_to_string(&mut taken).await.expect("closed");
+            assert!(taken.starts_with("\"end\"\n"), "{taken}");
+        });
+    }
 }
