@@ -82,6 +82,18 @@ fn an_order_that_panics_stops_the_daemon_and_a_restart_goes_on() {
 }
 
 #[test]
+fn sigterm_ends_a_daemon_that_has_not_got_its_log_yet() {
+    let world = World::new();
+    assert_eq!(world.serve().terminate(), 0);
+    // As a log of gigabytes would, this lock keeps the start waiting; after 3 s it would give up with 75.
+    let lock = std::fs::File::open(world.log_dir().join("lock")).expect("it is there");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("it is free");
+    let mut daemon = world.spawn();
+    assert!(daemon.exited(std::time::Duration::from_millis(500)).is_none(), "{}", world.messages());
+    assert_eq!(daemon.terminate(), 0);
+}
+
+#[test]
 fn sigterm_ends_a_daemon_that_has_nothing_to_do_at_once() {
     let world = World::new();
     let daemon = world.serve();

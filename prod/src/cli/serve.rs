@@ -46,15 +46,15 @@ pub(super) fn to_the_end<T>(work: impl Future<Output = Result<T>>) -> Result<T> 
 async fn serve(file: &File, take_over: bool) -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let log = LogPort::new(open_log(file)?);
-    if log.partitions() != file.log.partitions {
-        let (has, says) = (log.partitions(), file.log.partitions);
-        let why =
-            format!("the log has {has} partitions, log.partitions says {says}: it is frozen when the log is created");
-        return Err(anyhow::anyhow!(why).context(BadConfig));
-    }
     let peers = Peers::default();
-    let sites = start_all(file, take_over, &log, &peers)?;
+    let (to_start, with) = (file.clone(), peers.clone());
+    // A log of gigabytes takes its time; nobody has been answered before it is read.
+    let starting = tokio::task::spawn_blocking(move || start_on_log(&to_start, take_over, &with));
+    let sites = tokio::select! {
+        _ = terminate.recv() => return Ok(0),
+        _ = interrupt.recv() => return Ok(0),
+        started = starting => started.context("the start panicked")??,
+    };
     let doors = open_http(file, &sites, &peers).await?;
     let stop = sites.iter().map(Running::stopper).collect::<Vec<_>>();
     let (tell_by, by) = watch::channel(None);
@@ -98,6 +98,17 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
             stop.iter().for_each(|stop| stop(by));
         }
     }
+}
+
+fn start_on_log(file: &File, take_over: bool, peers: &Peers) -> Result<Vec<Running>> {
+    let log = LogPort::new(open_log(file)?);
+    if log.partitions() != file.log.partitions {
+        let (has, says) = (log.partitions(), file.log.partitions);
+        let why =
+            format!("the log has {has} partitions, log.partitions says {says}: it is frozen when the log is created");
+        return Err(anyhow::anyhow!(why).context(BadConfig));
+    }
+    start_all(file, take_over, &log, peers)
 }
 
 /// Opens the log; one that a daemon just killed has left locked for a moment is waited for.
