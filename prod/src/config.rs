@@ -1,14 +1,22 @@
 //! The configuration file: parsed once, every mistake named with its key and file.
+//!
+//! Promises that every path of a file that was read is absolute: hooks run in their repository's directory, so a path
+//! that depends on where one stands would lead each of them elsewhere.
+
+mod judge;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use refrain_core::config::Ack;
-use refrain_core::names::SiteId;
 use serde::{Deserialize, Serialize};
+
+use judge::judge;
+pub use judge::not_built;
 
 /// A commented example. Lines that begin with `#= ` are keys that may be left out.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
@@ -199,7 +207,7 @@ pub struct Loaded {
 }
 
 /// Reads and judges a file and what the environment puts over it: `REFRAIN_PUSH__TIMEOUT` is `push.timeout`, and so on
-/// for every key of `[log]` and `[push]`.
+/// for every key of `[log]` and `[push]`. Relative paths are taken from the file's own directory, wherever they are said.
 pub fn read(path: &Path) -> Result<Loaded> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
@@ -207,12 +215,35 @@ pub fn read(path: &Path) -> Result<Loaded> {
             path.display()
         )
     })?;
-    let loaded = parse(&text, std::env::vars(), path)?;
+    let mut loaded = parse(&text, ours(std::env::vars_os())?, path)?;
+    let whole = std::path::absolute(path).with_context(|| format!("no such path: {}", path.display()))?;
+    settle(&mut loaded.file, whole.parent().unwrap_or(Path::new("/")));
     judge(&loaded.file).with_context(|| format!("in {}", path.display()))?;
     Ok(loaded)
 }
 
-fn parse(text: &str, env: impl Iterator<Item = (String, String)>, path: &Path) -> Result<Loaded> {
+/// Makes every path absolute, from `dir` on.
+fn settle(file: &mut File, dir: &Path) {
+    let sites = file.site.iter_mut();
+    let of_sites = sites.flat_map(|site| [Some(&mut site.repos), Some(&mut site.state), site.socket.as_mut()]);
+    for path in of_sites.flatten().chain([&mut file.log.dir]) {
+        // Its components once more, so that `./a/` and `a` are the same.
+        *path = dir.join(&*path).components().collect();
+    }
+}
+
+/// The variables that are keys of a section. Others may be anything, even no text.
+fn ours(env: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for (variable, value) in env {
+        let Some(variable) = variable.to_str().filter(|it| of_environment(it).is_some()) else { continue };
+        let value = value.into_string().map_err(|_| anyhow::anyhow!("environment: {variable} is not UTF-8"))?;
+        found.push((variable.to_string(), value));
+    }
+    Ok(found)
+}
+
+fn parse(text: &str, env: Vec<(String, String)>, path: &Path) -> Result<Loaded> {
     // From the text as it is, so that a mistake has its line.
     let file: File = toml::from_str(text).map_err(|why| explain(&why, text, path))?;
     let written: toml::Table = toml::from_str(text).map_err(|why| explain(&why, text, path))?;
@@ -262,61 +293,6 @@ fn nearest(message: &str, place: &str) -> anyhow::Error {
             anyhow::anyhow!("{place}: unknown key `{unknown}`{hint}")
         }
     }
-}
-
-/// Keys that this version accepts and does nothing with, each with what that means.
-pub fn not_built(file: &File) -> Vec<&'static str> {
-    let mut words = Vec::new();
-    if file.push.copies.is_some() {
-        words.push("push.copies is not built yet: packs above push.packdata_max are refused");
-    }
-    words
-}
-
-/// 4,096 chunks of 512 KiB.
-const PACKDATA_MAX: u64 = refrain_core::record::CHUNKS_MAX as u64 * refrain_core::record::CHUNK_BYTES_MAX as u64;
-
-/// What TOML cannot say.
-fn judge(file: &File) -> Result<()> {
-    if file.site.is_empty() {
-        bail!("no [[site]] is configured");
-    }
-    let mut names: Vec<&str> = file.site.iter().map(|site| site.name.as_str()).collect();
-    for name in &names {
-        SiteId::parse(name).map_err(|why| anyhow::anyhow!("site {name:?}: {why}"))?;
-    }
-    for site in &file.site {
-        reachable(site)?;
-    }
-    names.sort_unstable();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        bail!("site {:?} is configured twice", pair[0]);
-    }
-    if !(1..=refrain_core::record::PARTITIONS_MAX).contains(&file.log.partitions) {
-        bail!("log.partitions = {} is not within 1 to 1,024", file.log.partitions);
-    }
-    if file.push.inline_max.0 > refrain_core::record::PACK_BYTES_MAX as u64 {
-        bail!("push.inline_max is above 256 KiB, the most that a record holds");
-    }
-    if file.push.packdata_max.0 > PACKDATA_MAX {
-        bail!("push.packdata_max is above 1 GiB, the most that a record's chunks hold");
-    }
-    ack(&file.push.ack, file.site.len())?;
-    Ok(())
-}
-
-/// Without authentication between machines nobody but this one may be answered.
-fn reachable(site: &SiteConfig) -> Result<()> {
-    if let Some(addr) = site.http.filter(|addr| !addr.ip().is_loopback()) {
-        bail!(
-            "site {:?}: http = \"{addr}\" is no loopback address; only 127.0.0.0/8 and [::1] are served yet",
-            site.name
-        );
-    }
-    if let Some(url) = site.url.as_ref().filter(|url| !url.starts_with("http://")) {
-        bail!("site {:?}: url = {url:?} does not start with http://", site.name);
-    }
-    Ok(())
 }
 
 /// The acknowledgement of `text`, among `members` sites.

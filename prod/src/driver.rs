@@ -9,6 +9,7 @@ mod clients;
 mod faults;
 mod fetch;
 mod git;
+mod held;
 mod log;
 mod spool;
 mod status;
@@ -18,7 +19,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,8 +30,8 @@ use refrain_core::names::SiteId;
 use refrain_core::port::{Answer, ClientEffect, ClientInput, Effect, Input, JournalEffect, JournalInput, Notice, Now};
 use refrain_core::rng::Rng;
 use refrain_core::site::Site;
-use refrain_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 pub(crate) use clients::SOCKET_PATH_MAX;
 pub use clients::{Request, Response};
@@ -38,11 +39,14 @@ pub use fetch::Peers;
 pub(crate) use git::LIFE;
 pub use git::count_repositories;
 pub(crate) use git::managed;
+pub(crate) use held::LOCK_WAIT;
+pub use held::Locked;
 pub use log::LogPort;
 pub use status::{MemberReply, PartitionReply, StatusReply};
 pub use tables::{RefRow, RepoRow, TableHead};
 
 use crate::journal::Journal;
+use held::Held;
 
 /// Where a site keeps its things.
 #[derive(Debug, Clone)]
@@ -67,8 +71,8 @@ pub(crate) enum Fact {
     Status(oneshot::Sender<StatusReply>),
     /// An adapter cannot go on.
     Broken(String),
-    /// Stop: answer what is under way, take nothing new.
-    Stop,
+    /// Stop: answer what is under way, take nothing new, and be gone by then. Only the first one counts.
+    Stop(Instant),
 }
 
 /// A client's wish and where its answer goes.
@@ -118,17 +122,17 @@ impl Running {
         Ok(())
     }
 
-    /// Asks the site to answer its open pushes and stop.
-    pub fn stop(&self) {
-        self.stopper()();
+    /// Asks the site to answer its open pushes and stop, all of it before `by`. Asking again changes nothing.
+    pub fn stop(&self, by: Instant) {
+        self.stopper()(by);
     }
 
     /// What [`Running::stop`] does, for later.
-    pub fn stopper(&self) -> impl Fn() + Send + use<> {
+    pub fn stopper(&self) -> impl Fn(Instant) + Send + use<> {
         let facts = self.facts.clone();
-        move || {
+        move |by| {
             // A task that is gone has stopped already.
-            let _ = facts.send(Fact::Stop);
+            let _ = facts.send(Fact::Stop(by));
         }
     }
 
@@ -147,6 +151,13 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// Of a site that has ended.
+    #[cfg(test)]
+    pub(crate) fn nobody() -> Self {
+        let site = SiteId::parse("gone").expect("a name");
+        Self { site, facts: mpsc::unbounded_channel().0, tally: Arc::default() }
+    }
+
     /// Its name.
     pub fn site(&self) -> &SiteId {
         &self.site
@@ -165,20 +176,20 @@ impl Asker {
     }
 }
 
-/// How long open pushes may still take after [`Running::stop`]. With the rest of the shutdown it stays below the 15 s
-/// that the interface gives.
-const STOP_WITHIN: Duration = Duration::from_secs(12);
+/// What a stop as a whole gets: the interface gives 15 s, of which threads at work get 1 s more (`cli::serve`) and a busy
+/// machine another.
+pub const STOP_WITHIN: Duration = Duration::from_secs(13);
+/// The last part of it, in which connections get their answers. Until then, 11 s, open pushes may be answered: above the
+/// default `push.timeout` of 10 s.
+pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Starts a site: takes its lock, opens its journal, sweeps its repositories, listens on its socket.
 pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Result<Running> {
-    for dir in [&places.repos, &places.state] {
-        writable(dir)?;
-    }
-    let locks = [lock(&places.state, "lock")?, lock(&places.repos, ".refrain.lock")?];
+    let (facts, inbox) = mpsc::unbounded_channel();
+    let held = Held::take(&places, facts.clone())?;
     let journal = Arc::new(Journal::open(&places.state.join("journal.redb"))?);
     let restored = journal.restore()?;
-    let (facts, inbox) = mpsc::unbounded_channel();
-    let git = git::GitPort::new(places.clone(), peers, facts.clone())?;
+    let git = git::GitPort::new(places.clone(), peers, facts.clone(), held.clone())?;
     git.sweep()?;
     let clients = clients::listen(&places, facts.clone(), journal.clone())?;
     let (is_ready, ready) = watch::channel(false);
@@ -192,6 +203,7 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
         tally: Arc::clone(&tally),
         clock,
         facts: facts.clone(),
+        held,
         journal,
         git,
         log: log.of(&site),
@@ -200,7 +212,7 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
         last_id: 0,
         is_ready,
         ended: None,
-        _locks: locks,
+        stop_by: None,
         clients,
     };
     let upkeep = tokio::spawn(upkeep::run(task.git.clone()));
@@ -210,43 +222,6 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
         ended
     });
     Ok(Running { site, facts, ready, tally, task })
-}
-
-/// A directory that is there and takes files; otherwise the first push would find out.
-fn writable(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
-    let probe = tempfile::Builder::new().prefix(".refrain-probe-").tempfile_in(dir);
-    probe.with_context(|| format!("the directory {} is not writable for this user", dir.display())).map(drop)
-}
-
-/// The state directory is locked by another process: exit code 75.
-#[derive(Debug)]
-pub struct Locked(pub String);
-
-impl std::fmt::Display for Locked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Locked {}
-
-/// How long a lock is waited for. A daemon that was killed while it started a program leaves a child that holds its
-/// locks until it becomes that program: milliseconds, or more on a busy machine.
-pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(3);
-
-fn lock(dir: &Path, name: &str) -> Result<File> {
-    let path = dir.join(name);
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    let until = std::time::Instant::now() + LOCK_WAIT;
-    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        if std::time::Instant::now() > until {
-            let why = format!("{} is locked: another refrain runs a site there; stop it first", dir.display());
-            return Err(Locked(why).into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(file)
 }
 
 fn seed() -> std::io::Result<u128> {
@@ -261,12 +236,12 @@ struct Clock {
 
 impl Clock {
     fn now(&self) -> Now {
-        let at = Instant(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let at = refrain_core::time::Instant(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX));
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { at, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
     }
 
-    fn real(&self, at: Instant) -> tokio::time::Instant {
+    fn real(&self, at: refrain_core::time::Instant) -> Instant {
         (self.origin + Duration::from_micros(at.0)).into()
     }
 }
@@ -276,6 +251,7 @@ struct Task {
     tally: Arc<Mutex<BTreeMap<String, u64>>>,
     clock: Clock,
     facts: mpsc::UnboundedSender<Fact>,
+    held: Held,
     journal: Arc<Journal>,
     git: git::GitPort,
     log: LogPort,
@@ -284,7 +260,8 @@ struct Task {
     last_id: u64,
     is_ready: watch::Sender<bool>,
     ended: Option<Ended>,
-    _locks: [File; 2],
+    /// When all must be over, once somebody has asked for it.
+    stop_by: Option<Instant>,
     clients: clients::Listening,
 }
 
@@ -300,17 +277,18 @@ impl Task {
         // What the core did not answer is cut, which the hook reports as undecided.
         self.pushes.clear();
         self.orders.clear();
-        self.clients.close().await;
+        self.clients.close(self.stop_by.unwrap_or_else(|| Instant::now() + CLOSE_WITHIN)).await;
         ended
     }
 
     async fn work(&mut self, inbox: &mut mpsc::UnboundedReceiver<Fact>, effects: Vec<Effect>) -> Ended {
         self.execute(effects);
-        let mut stopping: Option<tokio::time::Instant> = None;
         loop {
             if let Some(ended) = self.ended.take() {
                 return ended;
             }
+            // From then on connections only get what was answered.
+            let stopping = self.stop_by.map(|by| by.checked_sub(CLOSE_WITHIN).unwrap_or(by));
             if stopping.is_some() && self.pushes.is_empty() && self.orders.is_empty() {
                 return Ended { code: 0, why: "stopped as asked".into() };
             }
@@ -325,12 +303,14 @@ impl Task {
             tokio::select! {
                 biased;
                 fact = inbox.recv() => match fact {
-                    Some(Fact::Stop) => stopping = Some(tokio::time::Instant::now() + STOP_WITHIN),
+                    Some(Fact::Stop(by)) => {
+                        self.stop_by.get_or_insert(by);
+                    }
                     Some(fact) => self.take(fact, stopping.is_some()),
                     None => return Ended { code: 1, why: "all adapters are gone".into() },
                 },
                 () = sleep => {
-                    if stopping.is_some_and(|at| at <= tokio::time::Instant::now()) {
+                    if stopping.is_some_and(|at| at <= Instant::now()) {
                         return Ended { code: 0, why: "stopped as asked; open pushes were left undecided".into() };
                     }
                     let effects = self.core.handle_timeout(self.clock.now());
@@ -364,7 +344,7 @@ impl Task {
                 self.ended = Some(Ended { code: 1, why });
                 return;
             }
-            Fact::Stop => return,
+            Fact::Stop(_) => return,
         };
         let effects = self.core.handle(self.clock.now(), input);
         self.execute(effects);
@@ -385,7 +365,7 @@ impl Task {
         for effect in effects {
             tracing::trace!(?effect, "effect");
             match effect {
-                Effect::Log(effect) => self.log.execute(effect, &self.facts),
+                Effect::Log(effect) => self.log.execute(effect, &self.held, &self.facts),
                 Effect::Git(effect) => self.git.execute(effect),
                 Effect::Journal(effect) => self.journal(effect),
                 Effect::Client(effect) => self.client(effect),
@@ -407,13 +387,17 @@ impl Task {
                 answer(&facts, verdicts.map(|verdicts| JournalInput::VerdictsRead { op, verdicts }));
             }
             JournalEffect::ReadRows { op, rows, max } => {
+                let order = self.held.order("reading the journal");
                 tokio::task::spawn_blocking(move || {
+                    let _order = order;
                     let found = journal.read_rows(&rows, max);
                     answer(&facts, found.map(|rows| JournalInput::RowsRead { op, rows }));
                 });
             }
             JournalEffect::Commit { op, commit } => {
+                let order = self.held.order("writing the journal");
                 tokio::task::spawn_blocking(move || {
+                    let _order = order;
                     test_points::pass("before-commit");
                     let committed = journal.commit(&commit);
                     test_points::pass("after-commit");

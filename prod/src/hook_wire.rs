@@ -1,13 +1,15 @@
 //! What the hook says: to Git in pkt-lines, to the daemon in one line of JSON each way.
 //!
 //! Promises that every command Git hands over gets an answer, whatever happens to the daemon, and that the answer never
-//! claims more than is known. Reads only bounded amounts. Decides nothing about pushes. No async runtime: the hook
-//! must start in a millisecond.
+//! claims more than is known. Reads only bounded amounts, and waits for a daemon only as long as that shows that it
+//! lives. Decides nothing about pushes. No async runtime: the hook must start in a millisecond.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,11 +38,6 @@ pub struct HookRequest {
     pub repo_path: String,
     pub atomic: bool,
     pub updates: Vec<HookUpdate>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub options: Vec<String>,
-    /// Who pushes, as the environment says; for messages only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pusher: Option<String>,
 }
 
 /// What became of one ref.
@@ -60,17 +57,30 @@ pub struct HookReply {
     pub remote: Vec<String>,
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub enum TalkError {
-    /// The daemon was not reached: nothing has changed.
+/// What the daemon sends in one line: the answer, or that it could not read the question.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Reply(HookReply),
+    Refused { refused: String },
+}
+
+/// Why there is no answer, in words for the pusher.
+#[derive(Debug, PartialEq, Eq)]
+enum TalkError {
+    /// The daemon did not get the push: nothing has changed.
     NotSent(String),
+    /// It cannot take the push.
+    TooLarge,
     /// It may have got the push.
     Lost(String),
 }
 
-const NOT_RUNNING: &str = "unavailable: the refrain daemon of this site is not running; nothing was changed, try again";
-const NO_ANSWER: &str = "undecided: the daemon stopped before it answered; fetch to see whether your push was applied";
+/// How often the daemon says, with an empty line, that a push is still under way.
+pub const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// A daemon that says nothing for so long is waited for no more: six beats, since the machine may be busy. How long a
+/// push may take is the daemon's `push.timeout`.
+const SILENT_MAX: Duration = Duration::from_secs(60);
 
 /// A command line as Git sent it.
 struct Command {
@@ -84,11 +94,10 @@ pub fn run_proc_receive(socket: &Path) -> i32 {
     let (stdin, stdout) = (io::stdin().lock(), io::stdout().lock());
     let talk = |mut request: HookRequest| {
         request.repo_path = repo_path().map_err(TalkError::NotSent)?;
-        request.pusher = ["REMOTE_USER", "GIT_COMMITTER_EMAIL", "USER"].iter().find_map(|k| std::env::var(k).ok());
-        talk_over(socket, &request)
+        talk_over(socket, &request, SILENT_MAX)
     };
     let mut remote = Vec::new();
-    let result = proc_receive_with(stdin, stdout, talk, &mut remote);
+    let result = proc_receive(stdin, stdout, talk, &mut remote);
     for line in remote {
         eprintln!("{line}");
     }
@@ -108,56 +117,90 @@ fn repo_path() -> Result<String, String> {
     path.into_os_string().into_string().map_err(|p| format!("the repository's path {p:?} is not UTF-8"))
 }
 
-fn talk_over(socket: &Path, request: &HookRequest) -> Result<HookReply, TalkError> {
-    let stream = UnixStream::connect(socket).map_err(|e| TalkError::NotSent(e.to_string()))?;
-    let mut line = serde_json::to_vec(request).map_err(|e| TalkError::NotSent(e.to_string()))?;
+fn talk_over(socket: &Path, request: &HookRequest, silent_max: Duration) -> Result<HookReply, TalkError> {
+    let not_sent = |why: io::Error| TalkError::NotSent(not_reached(socket, &why));
+    let lost = |why: io::Error| match why.kind() {
+        // Both are what a time-out of a socket is called.
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            TalkError::Lost(format!("the daemon has said nothing for {} s", silent_max.as_secs_f64()))
+        }
+        _ => TalkError::Lost(format!("the connection to the daemon broke off ({why})")),
+    };
+    let mut line = serde_json::to_vec(request).map_err(|why| not_sent(why.into()))?;
     line.push(b'\n');
-    // A line that was cut off before its newline is no request, but whether it was cut cannot be known here.
-    (&stream).write_all(&line).map_err(|e| TalkError::Lost(e.to_string()))?;
-    let mut reply = Vec::new();
-    let mut reader = BufReader::new(&stream).take(REPLY_BYTES_MAX);
-    reader.read_until(b'\n', &mut reply).map_err(|e| TalkError::Lost(e.to_string()))?;
-    if reply.last() != Some(&b'\n') {
-        return Err(TalkError::Lost("the answer was cut off".into()));
+    if line.len() as u64 > REPLY_BYTES_MAX {
+        return Err(TalkError::TooLarge);
     }
-    serde_json::from_slice(&reply).map_err(|e| TalkError::Lost(format!("the answer is not one: {e}")))
+    let stream = connect(socket, silent_max).map_err(not_sent)?;
+    let bounded = stream.set_read_timeout(Some(silent_max)).and_then(|()| stream.set_write_timeout(Some(silent_max)));
+    bounded.map_err(not_sent)?;
+    // A line that was cut off before its newline is no request, but whether it was cut cannot be known here.
+    (&stream).write_all(&line).map_err(lost)?;
+    let mut reader = BufReader::new(&stream).take(REPLY_BYTES_MAX);
+    let mut reply = Vec::new();
+    // Empty lines are beats.
+    while reply.trim_ascii().is_empty() {
+        reply.clear();
+        reader.read_until(b'\n', &mut reply).map_err(lost)?;
+        if reply.last() != Some(&b'\n') {
+            return Err(TalkError::Lost("the daemon stopped before it answered".into()));
+        }
+    }
+    match serde_json::from_slice(&reply) {
+        Ok(Line::Reply(reply)) => Ok(reply),
+        Ok(Line::Refused { refused }) => Err(TalkError::NotSent(format!(
+            "the daemon of this site and its hook do not understand each other ({refused}); nothing was changed; have \
+             the daemon's operator run `refrain hooks install`"
+        ))),
+        Err(why) => Err(TalkError::Lost(format!("the daemon's answer cannot be read ({why})"))),
+    }
 }
 
-/// The protocol between `r` (from Git) and `w` (to Git); `talk` asks the daemon. Lines for the pusher go to standard
-/// error. The request's `repo_path` and `pusher` are `talk`'s to fill in.
-pub fn proc_receive<R: Read, W: Write>(
-    r: R,
-    w: W,
-    talk: impl FnOnce(HookRequest) -> Result<HookReply, TalkError>,
-) -> io::Result<()> {
-    let mut remote = Vec::new();
-    let result = proc_receive_with(r, w, talk, &mut remote);
-    remote.iter().for_each(|line| eprintln!("{line}"));
-    result
+/// In a thread of its own: a daemon that hangs accepts nobody, and once enough wait there the system has us wait too.
+fn connect(socket: &Path, within: Duration) -> io::Result<UnixStream> {
+    let (tell, connected) = mpsc::channel();
+    let path = socket.to_path_buf();
+    std::thread::spawn(move || tell.send(UnixStream::connect(path)));
+    connected.recv_timeout(within).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
-fn proc_receive_with<R: Read, W: Write>(
+/// Why nobody was reached at `socket`, and what to do.
+fn not_reached(socket: &Path, why: &io::Error) -> String {
+    let at = socket.display();
+    match why.kind() {
+        ErrorKind::PermissionDenied => format!(
+            "this user may not talk to the refrain daemon of this site ({at}: {why}); nothing was changed; push as the \
+             daemon's user, or have its operator open the socket to your group"
+        ),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            format!("the refrain daemon of this site is not running ({at}: {why}); nothing was changed, try again")
+        }
+        _ => format!("the refrain daemon of this site was not reached ({at}: {why}); nothing was changed, try again"),
+    }
+}
+
+/// The protocol between `r` (from Git) and `w` (to Git); `talk` asks the daemon. Lines for the pusher are added to
+/// `remote`. The request's `repo_path` is `talk`'s to fill in.
+fn proc_receive<R: Read, W: Write>(
     mut r: R,
     mut w: W,
     talk: impl FnOnce(HookRequest) -> Result<HookReply, TalkError>,
     remote: &mut Vec<String>,
 ) -> io::Result<()> {
-    let offered = greet(&mut r, &mut w)?;
+    let atomic = greet(&mut r, &mut w)?;
     let (commands, too_many) = read_commands(&mut r)?;
-    let options = if offered.push_options { read_options(&mut r)? } else { Vec::new() };
     let mut reasons: Vec<Option<String>> = commands.iter().map(|c| c.update.is_none().then(unreadable)).collect();
     if too_many {
         let text = format!("too large: a push has at most {UPDATES_MAX} ref updates; push fewer refs at a time");
         reasons.fill(Some(text));
-    } else if offered.atomic && reasons.iter().any(Option::is_some) {
+    } else if atomic && reasons.iter().any(Option::is_some) {
         let text = "atomic push failed: another ref of this push has a name that is not UTF-8";
         reasons.iter_mut().filter(|r| r.is_none()).for_each(|r| *r = Some(text.into()));
     }
     let asked: Vec<usize> = (0..commands.len()).filter(|i| reasons[*i].is_none()).collect();
     if !asked.is_empty() {
         let updates = asked.iter().filter_map(|i| commands[*i].update.clone()).collect();
-        let request = HookRequest { repo_path: String::new(), atomic: offered.atomic, updates, options, pusher: None };
-        let answer = talk(request);
+        let answer = talk(HookRequest { repo_path: String::new(), atomic, updates });
         let results = answer.as_ref().map_or(&[][..], |reply| &reply.results);
         let by_name: HashMap<&str, &HookResult> = results.iter().map(|r| (r.name.as_str(), r)).collect();
         for index in asked {
@@ -181,49 +224,40 @@ fn unreadable() -> String {
 
 /// `None`: ok.
 fn reason_for(answer: &Result<HookReply, TalkError>, result: Option<&HookResult>) -> Option<String> {
+    let undecided = |why: &str| format!("undecided: {why}; fetch to see whether your push was applied");
     match answer {
         Ok(_) => match result {
             Some(result) if result.ok => None,
             Some(result) => Some(result.reason.clone().unwrap_or_else(|| "denied: no reason was given".into())),
-            // The daemon answered but not for this ref: what it did is not known.
-            None => Some(NO_ANSWER.into()),
+            None => Some(undecided("the daemon's answer leaves this ref out")),
         },
-        Err(TalkError::NotSent(_)) => Some(NOT_RUNNING.into()),
-        Err(TalkError::Lost(_)) => Some(NO_ANSWER.into()),
+        Err(TalkError::NotSent(why)) => Some(format!("unavailable: {why}")),
+        Err(TalkError::TooLarge) => {
+            Some("too large: the names of this push's refs have more than 16 MiB; push fewer refs at a time".into())
+        }
+        Err(TalkError::Lost(why)) => Some(undecided(why)),
     }
 }
 
-struct Offered {
-    atomic: bool,
-    push_options: bool,
-}
-
-/// Version and capabilities: Git's first, then ours, which are those it offered and we know.
-fn greet(r: &mut impl Read, w: &mut impl Write) -> io::Result<Offered> {
-    let mut offered = Offered { atomic: false, push_options: false };
+/// Version and capabilities: Git's first, then ours. Says whether the push is atomic. Push options are not taken: what
+/// nobody reads must not look as if it were heard.
+fn greet(r: &mut impl Read, w: &mut impl Write) -> io::Result<bool> {
+    let mut atomic = false;
     let mut version = false;
     while let Some(line) = read_packet(r)? {
         let mut parts = line.splitn(2, |b| *b == 0);
         version |= parts.next().is_some_and(|p| p.trim_ascii() == b"version=1");
-        for capability in parts.next().unwrap_or_default().split(|b| b.is_ascii_whitespace()) {
-            offered.atomic |= capability == b"atomic";
-            offered.push_options |= capability == b"push-options";
-        }
+        let mut capabilities = parts.next().unwrap_or_default().split(|b| b.is_ascii_whitespace());
+        atomic |= capabilities.any(|capability| capability == b"atomic");
     }
     if !version {
         return Err(bad("git does not speak version 1 of the proc-receive protocol"));
     }
-    let mut line = b"version=1\0".to_vec();
-    line.extend_from_slice(match (offered.atomic, offered.push_options) {
-        (true, true) => b"atomic push-options",
-        (true, false) => b"atomic",
-        (false, true) => b"push-options",
-        (false, false) => b"",
-    });
-    write_packet(w, &line)?;
+    let ours: &[u8] = if atomic { b"version=1\0atomic" } else { b"version=1\0" };
+    write_packet(w, ours)?;
     w.write_all(b"0000")?;
     w.flush()?;
-    Ok(offered)
+    Ok(atomic)
 }
 
 /// All commands; of those beyond the limit only the names are kept, for the answer.
@@ -246,16 +280,6 @@ fn parse_command(line: &[u8]) -> Option<HookUpdate> {
     let oid = |hex: &str| (hex != ZERO).then(|| hex.to_owned());
     let valid = |hex: &str| hex.len() == 40 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     (valid(old) && valid(new)).then(|| HookUpdate { name: name.to_owned(), old: oid(old), new: oid(new) })
-}
-
-fn read_options(r: &mut impl Read) -> io::Result<Vec<String>> {
-    let mut options = Vec::new();
-    while let Some(line) = read_packet(r)? {
-        if options.len() < 1_000 {
-            options.push(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
-        }
-    }
-    Ok(options)
 }
 
 fn report(w: &mut impl Write, name: &[u8], reason: Option<&str>) -> io::Result<()> {

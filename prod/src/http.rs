@@ -1,6 +1,6 @@
 //! HTTP of one site: Git's smart protocol by Git's own programs, and the pages that machines ask.
 //!
-//! Owns the listener and bounds connections and children. Promises that no name leads outside `repos`, that no body is
+//! Owns the listener and bounds connections, children and a client's silence. Promises that no name leads outside `repos`, that no body is
 //! held in memory, and that it listens on loopback only. Decides nothing about pushes: the hook does its work here too.
 
 mod body;
@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::driver::Asker;
+use crate::patience::{Patient, SILENT_MAX};
 use body::Reply;
 use route::Route;
 
@@ -36,8 +37,6 @@ const CHILDREN_MAX: usize = 64;
 const CHILD_WITHIN: Duration = Duration::from_secs(30);
 /// How long a client may take to send a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
-/// How long requests under way may take when the site stops; with the driver's 12 s below 15 s.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a request is answered from.
 pub struct Serving {
@@ -89,12 +88,12 @@ impl Server {
         Server { closing, connections, task }
     }
 
-    /// Takes no new connection and gives those under way a moment.
-    pub async fn close(self) {
+    /// Takes no new connection; returns when those under way have ended, or at `by`.
+    pub async fn close(self, by: tokio::time::Instant) {
         self.task.abort();
         self.closing.notify_waiters();
         // Whoever takes longer is cut off; Git's clients say so.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, self.connections.acquire_many(CONNECTIONS_MAX as u32)).await;
+        let _ = tokio::time::timeout_at(by, self.connections.acquire_many(CONNECTIONS_MAX as u32)).await;
     }
 }
 
@@ -122,7 +121,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, closing: Arc<Notify>
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(TokioIo::new(stream), answer);
+        .serve_connection(TokioIo::new(Patient::new(stream, SILENT_MAX)), answer);
     tokio::pin!(serving);
     let closed = closing.notified();
     tokio::pin!(closed);
@@ -174,7 +173,7 @@ async fn in_repo(
         return page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "too many requests; try again\n".into());
     };
     let run = git::Run { repo: path, home: shared.serving.home.clone(), service, place };
-    let done = if advertise { git::advertise(run, &request) } else { git::rpc(run, request) };
+    let done = if advertise { git::advertise(run, &request) } else { git::rpc(run, request).await };
     done.unwrap_or_else(|refused| page(refused.status, "text/plain", format!("{}\n", refused.why)))
 }
 
@@ -184,4 +183,37 @@ fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Reply>
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn one_connection_more_than_there_are_places_waits_until_another_ends() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let Bound { listener, addr } = bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
+            let serving =
+                Serving { own: Asker::nobody(), all: Vec::new(), repos: PathBuf::new(), home: PathBuf::new() };
+            let shared = Arc::new(Shared { serving, children: Arc::new(Semaphore::new(1)) });
+            tokio::spawn(accept(listener, shared, Arc::default(), Arc::new(Semaphore::new(2))));
+            let silent = [TcpStream::connect(addr).await, TcpStream::connect(addr).await];
+            let third = tokio::spawn(async move {
+                let mut stream = TcpStream::connect(addr).await.expect("the system takes it");
+                let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+                stream.write_all(request).await.expect("sent");
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.expect("answered");
+                answer
+            });
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(!third.is_finished(), "there was no place for it");
+            drop(silent);
+            let answer = tokio::time::timeout(Duration::from_secs(30), third).await.expect("there is one now");
+            assert!(answer.expect("no panic").starts_with("HTTP/1.1 200"));
+        });
+    }
 }

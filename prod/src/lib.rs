@@ -8,4 +8,5 @@ pub mod hook_wire;
 pub mod http;
 pub mod journal;
 pub mod log;
+mod patience;
 pub mod status;

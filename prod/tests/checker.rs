@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use refrain::log::OfflineLog;
 use refrain_core::ids::{Epoch, Instance, Seq};
 use refrain_core::names::{RepoName, SiteId};
-use refrain_core::placement::partition_of;
 use refrain_core::record::{Body, Header, Push, Record, decode};
 
 use crate::world::{SITES, World, eventually, text};
@@ -29,24 +27,15 @@ pub struct History {
 
 impl History {
     /// Folds the partition of `name` from offset 0, with rules of its own.
-    pub fn read(log: &Path, name: &str) -> History {
-        let log = OfflineLog::open(log).expect("the log opens");
+    pub fn read(world: &World, name: &str) -> History {
         let repo = RepoName::parse(name).expect("a repository name");
-        let partition = partition_of(&repo, log.partitions()).0;
         let mut history = History::default();
-        let mut next = 0;
-        loop {
-            let batch = log.read("pushdata", partition, next, 1_000, 64 << 20).expect("the log reads");
-            if batch.records.is_empty() {
-                return history;
+        for at in world.records("pushdata", name) {
+            if let Ok(record) = decode(&at.value).record {
+                history.count(at.offset, &repo, &record);
             }
-            for at in &batch.records {
-                if let Ok(record) = decode(&at.value).record {
-                    history.count(at.offset, &repo, &record);
-                }
-            }
-            next = batch.next;
         }
+        history
     }
 
     fn count(&mut self, offset: u64, repo: &RepoName, record: &Record) {
@@ -120,7 +109,7 @@ pub struct Acked {
 pub fn settled(world: &World, repo: &str) -> History {
     let mut history = History::default();
     eventually("all sites show what the log says", || {
-        history = History::read(&world.log_dir(), repo);
+        history = History::read(world, repo);
         SITES.iter().all(|site| world.refs(site, repo) == history.refs())
     });
     history

@@ -55,6 +55,11 @@ fn a_damaged_record_in_the_middle_stops_the_start_with_file_place_and_what_to_do
     for word in ["00000000000000000000.log", "damaged at byte ", "the record with offset ", "Restore this file"] {
         assert!(said.contains(word), "{word} is not in {said}");
     }
+    let shown = world.refrain(&["log", "show", "--repo", "r"]);
+    let said = text(&shown.stderr);
+    assert_eq!(shown.status.code(), Some(1), "{said}");
+    assert!(said.contains("00000000000000000000.log: damaged at byte "), "{said}");
+    assert!(text(&shown.stdout).lines().all(|line| line.ends_with('}')), "what lies before it is shown");
     assert_eq!(std::fs::read(&segment).expect("a segment"), damaged, "nothing was changed");
     std::fs::write(&segment, &whole).expect("restored");
     let _daemon = world.serve();

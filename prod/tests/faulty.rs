@@ -4,9 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
 use refrain::driver::{Request, Response};
-use refrain::log::OfflineLog;
 use refrain_core::names::{RefName, RepoName};
-use refrain_core::placement::partition_of;
 use refrain_core::record::{Body, Record, Visibility, decode};
 
 use crate::world::World;
@@ -42,18 +40,8 @@ pub fn create_replicated(world: &World, name: &str) {
 }
 
 /// All records of the partition that `name` lives in.
-pub fn records(world: &World, name: &str) -> Vec<Record> {
-    let log = OfflineLog::open(&world.log_dir()).expect("the log opens");
-    let partition = partition_of(&RepoName::parse(name).expect("a name"), log.partitions()).0;
-    let (mut all, mut next) = (Vec::new(), 0);
-    loop {
-        let batch = log.read("pushdata", partition, next, 1_000, 64 << 20).expect("the log reads");
-        if batch.records.is_empty() {
-            return all;
-        }
-        all.extend(batch.records.iter().filter_map(|record| decode(&record.value).record.ok()));
-        next = batch.next;
-    }
+fn records(world: &World, name: &str) -> Vec<Record> {
+    world.records("pushdata", name).iter().filter_map(|at| decode(&at.value).record.ok()).collect()
 }
 
 /// How many records would set a ref to `value`, whatever they were judged.

@@ -151,7 +151,8 @@ fn the_probe_and_broken_bodies_get_an_answer() {
     let chunked = post(&world, "ams", "receive-pack", "Transfer-Encoding: chunked\r\n", b"4\r\n0000\r\n0\r\n\r\n");
     assert_eq!(chunked.0, 200);
     let gzip = "Content-Encoding: gzip\r\n";
-    assert_eq!(post(&world, "ams", "upload-pack", gzip, b"no gzip at all").0, 200);
+    assert_eq!(post(&world, "ams", "upload-pack", gzip, b"no gzip at all").0, 400);
+    assert_eq!(post(&world, "ams", "receive-pack", gzip, b"").0, 400);
     assert_eq!(post(&world, "ams", "upload-pack", "Content-Encoding: br\r\n", b"0000").0, 415);
     assert_eq!(post(&world, "ams", "upload-pack", "", b"0000").0, 200);
     let (status, ..) = ask(&world, "ams", b"POST /group/r.git/git-upload-pack HTTP/1.1\r\nHost: x\r\n\r\n");

@@ -1,8 +1,5 @@
 //! Pushes that are too long for a record: through `packdata`, over paths and HTTP, killed on the way, refused.
 
-use refrain::log::OfflineLog;
-use refrain_core::names::RepoName;
-use refrain_core::placement::partition_of;
 use refrain_core::record::Body;
 
 use crate::checker::{clean, one_chain, settled};
@@ -42,10 +39,8 @@ fn world_with_main(world: &World, name: &str) -> (Daemon, Client) {
 
 /// Chunks of each accepted or refused push of the repository, in order.
 fn chunks(world: &World, name: &str) -> Vec<usize> {
-    let log = OfflineLog::open(&world.log_dir()).expect("the log opens");
-    let partition = partition_of(&RepoName::parse(name).expect("a name"), log.partitions()).0;
-    let batch = log.read("pushdata", partition, 0, 10_000, 1 << 30).expect("the log reads");
-    let records = batch.records.iter().filter_map(|at| refrain_core::record::decode(&at.value).record.ok());
+    let records = world.records("pushdata", name);
+    let records = records.iter().filter_map(|at| refrain_core::record::decode(&at.value).record.ok());
     let pushes = records.filter_map(|record| match record.body {
         Body::Push(push) => Some(push.pack.as_ref().map_or(0, |pack| pack.chunks.len())),
         _ => None,

@@ -25,6 +25,8 @@ mod records;
 mod replicated;
 mod serve;
 mod settings;
+#[cfg(debug_assertions)]
+mod stop;
 mod torture;
 mod torturer;
 #[cfg(debug_assertions)]

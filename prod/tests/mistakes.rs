@@ -1,17 +1,13 @@
 //! What a person gets wrong: each with the line that says so, and its exit code.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::operator::code;
 use crate::world::{World, binary, bounded_ref, hermetic, text};
-
-fn edit(world: &World, from: &str, to: &str) {
-    let before = std::fs::read_to_string(world.config()).expect("readable");
-    assert!(before.contains(from), "{before}");
-    std::fs::write(world.config(), before.replacen(from, to, 1)).expect("written");
-}
 
 /// The command ends so, with one line that has all the words; nothing else goes to standard output.
 #[track_caller]
@@ -54,7 +50,7 @@ fn a_port_in_use_is_named_with_its_site() {
     // Bound before it is written down, so that no other test can have it meanwhile.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = taken.local_addr().expect("bound").to_string();
-    edit(&world, &world.addr("sfo"), &addr);
+    world.edit(&world.addr("sfo"), &addr);
     told(&world.refrain(&["serve"]), 1, &["sfo", &addr, "another program uses the port"]);
 }
 
@@ -65,13 +61,13 @@ fn a_directory_that_cannot_be_made_or_written_is_named() {
         let world = World::new();
         std::fs::write(world.path("file"), "").expect("written");
         let (good, bad) = (format!("{key} = {:?}", world.path(below)), world.path("file/inside"));
-        edit(&world, &good, &format!("{key} = {bad:?}"));
+        world.edit(&good, &format!("{key} = {bad:?}"));
         told(&world.refrain(&["serve"]), 1, &[&bad.display().to_string()]);
     }
     for key in ["repos", "state"] {
         let world = World::new();
         let good = format!("{key} = {:?}", world.path(&format!("ams/{key}")));
-        edit(&world, &good, &format!("{key} = \"/proc/sys\""));
+        world.edit(&good, &format!("{key} = \"/proc/sys\""));
         told(&world.refrain(&["serve"]), 1, &["/proc/sys", "not writable"]);
     }
 }
@@ -80,7 +76,7 @@ fn a_directory_that_cannot_be_made_or_written_is_named() {
 fn a_socket_path_above_107_bytes_is_refused_by_serve_and_by_the_check() {
     let world = World::new();
     let long = world.path(&"s".repeat(100)).join("refrain.sock");
-    edit(&world, "name = \"ams\"", &format!("name = \"ams\"\nsocket = {long:?}"));
+    world.edit("name = \"ams\"", &format!("name = \"ams\"\nsocket = {long:?}"));
     let words = ["socket path", "the system allows 107", "shorter"];
     told(&world.refrain(&["serve"]), 1, &words);
     told(&world.refrain(&["config", "check"]), 78, &words);
@@ -89,11 +85,33 @@ fn a_socket_path_above_107_bytes_is_refused_by_serve_and_by_the_check() {
 #[test]
 fn an_unknown_key_exits_78_everywhere_and_names_the_nearest_one() {
     let world = World::new();
-    edit(&world, "[push]", "[push]\ntimout = \"3s\"");
+    world.edit("[push]", "[push]\ntimout = \"3s\"");
     for args in [&["serve"][..], &["status"], &["config", "check"], &["config", "show"], &["log", "show"]] {
         let words = ["refrain.toml", "unknown key `timout`", "the nearest known one is `timeout`"];
         told(&world.refrain(args), 78, &words);
     }
+}
+
+#[test]
+fn an_environment_that_is_no_text_is_refused_where_it_is_a_key_and_passed_over_elsewhere() {
+    let world = World::new();
+    let odd: &OsStr = OsStrExt::from_bytes(b"\xff");
+    let check = |key: &OsStr| bounded_ref(world.command(&["config", "check"]).env(key, odd));
+    for key in [odd, OsStr::new("LS_COLORS"), OsStr::new("REFRAIN_LOG")] {
+        let good = check(key);
+        assert_eq!(code(&good), 0, "{}", text(&good.stderr));
+    }
+    told(&check(OsStr::new("REFRAIN_PUSH__ACK")), 78, &["REFRAIN_PUSH__ACK", "UTF-8"]);
+}
+
+#[test]
+fn a_socket_path_where_something_else_lies_is_named_and_left_alone() {
+    let world = World::new();
+    std::fs::create_dir_all(world.state("sfo")).expect("a directory");
+    let way = world.state("sfo").join("refrain.sock");
+    std::fs::write(&way, "somebody's").expect("written");
+    told(&world.refrain(&["serve"]), 1, &["sfo", &way.display().to_string(), "no socket"]);
+    assert_eq!(std::fs::read_to_string(&way).expect("it is still there"), "somebody's");
 }
 
 #[test]

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use refrain::log::OfflineLog;
 use refrain_core::aggregator::Published;
 
 use crate::checker::{Acked, History, clean_but_for, nothing_acknowledged_is_missing, one_chain, settled};
@@ -187,17 +186,9 @@ pub fn published_once(world: &World, repo: &str, history: &History) {
 
 /// Offsets of the pushes to `repo` that `replicatedpushdata` has, as they stand there.
 pub fn published(world: &World, repo: &str) -> Vec<u64> {
-    let log = OfflineLog::open(&world.log_dir()).expect("the log opens");
-    let (mut offsets, mut next) = (Vec::new(), 0);
-    loop {
-        let batch = log.read("replicatedpushdata", 0, next, 1_000, 64 << 20).expect("the log reads");
-        if batch.records.is_empty() {
-            return offsets;
-        }
-        let all = batch.records.iter().map(|record| Published::decode(&record.value).expect("one of ours"));
-        offsets.extend(all.filter(|it| it.subject == repo).map(|it| it.data.offset.0));
-        next = batch.next;
-    }
+    let all = world.records("replicatedpushdata", repo);
+    let all = all.iter().map(|record| Published::decode(&record.value).expect("one of ours"));
+    all.filter(|it| it.subject == repo).map(|it| it.data.offset.0).collect()
 }
 
 /// No daemon runs any more: nothing lies about.

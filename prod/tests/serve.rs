@@ -1,12 +1,6 @@
 //! `refrain serve` as a process: start, lock, refusal of bad configurations, stop.
 
-use crate::world::{SITES, SOON, World, text};
-
-fn edit(world: &World, from: &str, to: &str) {
-    let before = std::fs::read_to_string(world.config()).expect("readable");
-    assert!(before.contains(from), "{before}");
-    std::fs::write(world.config(), before.replacen(from, to, 1)).expect("written");
-}
+use crate::world::{SITES, World, text};
 
 #[test]
 fn serve_says_ready_for_each_site_and_ends_with_0_on_sigterm() {
@@ -65,35 +59,49 @@ fn a_repository_that_cannot_be_served_is_named_and_keeps_nobody_else_from_being_
 fn a_site_whose_state_is_locked_exits_75_even_with_a_log_of_its_own() {
     let world = World::new();
     let _first = world.serve();
-    edit(&world, "/log\"", "/log2\"");
+    world.edit("/log\"", "/log2\"");
     let second = world.refrain(&["serve"]);
     assert_eq!(second.status.code(), Some(75), "{}", text(&second.stderr));
 }
 
 #[test]
-fn two_sites_do_not_share_their_repositories() {
+fn two_sites_do_not_share_their_repositories_not_even_by_a_link() {
     let world = World::new();
-    edit(&world, &format!("repos = {:?}", world.repos("sfo")), &format!("repos = {:?}", world.repos("ams")));
+    world.edit(&format!("repos = {:?}", world.repos("sfo")), &format!("repos = {:?}", world.repos("ams")));
+    let refused = world.refrain(&["serve"]);
+    assert_eq!(refused.status.code(), Some(78), "{}", text(&refused.stderr));
+    let world = World::new();
+    for dir in [world.repos("ams"), world.path("sfo")] {
+        std::fs::create_dir_all(dir).expect("a directory");
+    }
+    std::os::unix::fs::symlink(world.repos("ams"), world.repos("sfo")).expect("linked");
     let refused = world.refrain(&["serve"]);
     assert_eq!(refused.status.code(), Some(75), "{}", text(&refused.stderr));
-    assert!(text(&refused.stderr).contains("ams/repos is locked"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("sfo/repos is locked"), "{}", text(&refused.stderr));
 }
 
 #[test]
-fn an_unknown_key_exits_78_and_names_key_and_file() {
+fn relative_paths_are_read_from_the_configurations_directory_and_pushes_come_through() {
     let world = World::new();
-    edit(&world, "[push]", "[push]\ntimout = \"3s\"");
-    let refused = world.refrain(&["serve"]);
-    let stderr = text(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(78), "{stderr}");
-    assert!(stderr.contains("timout") && stderr.contains("refrain.toml"), "{stderr}");
+    let written = std::fs::read_to_string(world.config()).expect("readable");
+    let relative = written.replace(&world.path("").display().to_string(), "");
+    assert!(relative.contains("repos = \"sfo/repos\"") && !relative.contains("\"/"), "{relative}");
+    std::fs::write(world.config(), relative).expect("written");
+    let _daemon = world.serve();
+    world.create("r");
+    let ann = world.client("ann", "r");
+    for site in SITES {
+        ann.commit("a", site);
+        ann.push(site, &["main"]).expect_ok();
+    }
+    crate::checker::settled(&world, "r");
 }
 
 #[test]
 fn a_partition_count_that_differs_from_the_logs_exits_78() {
     let world = World::new();
     assert_eq!(world.serve().terminate(), 0);
-    edit(&world, "partitions = 2", "partitions = 3");
+    world.edit("partitions = 2", "partitions = 3");
     let refused = world.refrain(&["serve"]);
     let stderr = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(78), "{stderr}");
@@ -101,47 +109,17 @@ fn a_partition_count_that_differs_from_the_logs_exits_78() {
 }
 
 #[test]
-fn a_socket_path_that_the_system_does_not_take_is_named() {
-    let world = World::new();
-    let long = world.path(&"s".repeat(100)).join("refrain.sock");
-    edit(&world, "name = \"ams\"", &format!("name = \"ams\"\nsocket = {long:?}"));
-    let mut daemon = world.spawn();
-    assert_eq!(daemon.exited(SOON).and_then(|status| status.code()), Some(1));
-    let messages = world.messages();
-    assert!(messages.contains("socket") && messages.contains("107"), "{messages}");
-}
-
-#[test]
-fn without_a_daemon_the_command_line_exits_13_and_pushes_are_unavailable() {
+fn without_a_daemon_pushes_are_unavailable_and_say_why_until_it_is_back() {
     let world = World::new();
     let daemon = world.serve();
     world.create("r");
     assert_eq!(daemon.terminate(), 0);
-    let asked = world.refrain(&["repo", "create", "s"]);
-    assert_eq!(asked.status.code(), Some(13), "{}", text(&asked.stderr));
     let ann = world.client("ann", "r");
     ann.commit("a", "one");
-    ann.push("sfo", &["main"]).expect_refused("refs/heads/main", "unavailable:");
+    let pushed = ann.push("sfo", &["main"]);
+    pushed.expect_refused("refs/heads/main", "unavailable: the refrain daemon of this site is not running");
+    let why = pushed.refusal("refs/heads/main").unwrap_or_default();
+    assert!(why.contains("refrain.sock") && why.contains("nothing was changed"), "{why}");
     let _daemon = world.serve();
     ann.push("sfo", &["main"]).expect_ok();
-}
-
-#[test]
-fn a_push_in_flight_at_sigterm_is_answered() {
-    let world = World::new();
-    let daemon = world.serve();
-    world.create("r");
-    let ann = world.client("ann", "r");
-    ann.commit("a", "one");
-    let pushed = std::thread::scope(|scope| {
-        let push = scope.spawn(|| ann.push("syd", &["main"]));
-        std::thread::sleep(std::time::Duration::from_millis(60));
-        assert_eq!(daemon.terminate(), 0);
-        push.join().expect("no panic")
-    });
-    // Which of the two came first is chance; an answer there is always.
-    assert!(pushed.ok || pushed.refusal("refs/heads/main").is_some_and(|why| why.starts_with("unavailable:")));
-    let _daemon = world.serve();
-    ann.push("ams", &["main"]).expect_ok();
-    crate::checker::settled(&world, "r");
 }

@@ -9,11 +9,17 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use refrain::log::{LogRecord, OfflineLog, TOPICS};
+use refrain_core::names::RepoName;
+use refrain_core::placement::partition_of;
+
 use crate::client::Client;
 
 pub const SITES: [&str; 3] = ["ams", "sfo", "syd"];
 /// For what takes milliseconds on an idle machine: the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(60);
+/// What the interface promises of SIGTERM.
+const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 
 pub struct World {
     dir: tempfile::TempDir,
@@ -77,6 +83,13 @@ impl World {
 
     pub fn config(&self) -> PathBuf {
         self.path("refrain.toml")
+    }
+
+    /// Puts `to` where the configuration first says `from`.
+    pub fn edit(&self, from: &str, to: &str) {
+        let before = std::fs::read_to_string(self.config()).expect("readable");
+        assert!(before.contains(from), "{before}");
+        std::fs::write(self.config(), before.replacen(from, to, 1)).expect("written");
     }
 
     pub fn log_dir(&self) -> PathBuf {
@@ -174,6 +187,18 @@ impl World {
         shown.map(|(oid, name)| (name.to_string(), oid.to_string())).collect()
     }
 
+    /// All records of a topic in the partition that `repo` lives in, or in the topic's only one.
+    pub fn records(&self, topic: &str, repo: &str) -> Vec<LogRecord> {
+        let log = OfflineLog::open(&self.log_dir()).expect("the log opens");
+        let name = RepoName::parse(repo).expect("a repository name");
+        let partition = match TOPICS.iter().find(|(known, _)| *known == topic) {
+            Some((_, true)) => partition_of(&name, log.partitions()).0,
+            _ => 0,
+        };
+        let scan = log.scan(topic, partition, 0).expect("the log opens");
+        scan.collect::<Result<_, _>>().expect("the log reads")
+    }
+
     pub fn messages(&self) -> String {
         std::fs::read_to_string(self.path("daemon.txt")).unwrap_or_default()
     }
@@ -210,11 +235,12 @@ impl Daemon {
         self.end();
     }
 
-    /// SIGTERM; gives the exit code.
+    /// SIGTERM; gives the exit code, which comes within the time that the interface promises.
     pub fn terminate(mut self) -> i32 {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the daemon runs");
-        let status = self.exited(SOON).expect("the daemon ends");
+        let status = self.exited(STOPPED_WITHIN);
+        let status = status.unwrap_or_else(|| panic!("the daemon does not end; it said:\n{}", tail(&self.messages)));
         status.code().expect("no signal ended it")
     }
 

@@ -19,7 +19,7 @@ use super::serve::Door;
 use super::workbench::{Bench, Pushed};
 use super::{repo, serve};
 use crate::config::{File, Log, LogKind, Push, SiteConfig};
-use crate::driver::{LogPort, Peers, Request, Response, Running};
+use crate::driver::{LogPort, Peers, Request, Response, STOP_WITHIN};
 use crate::git::Store;
 use crate::log::EmbeddedLog;
 
@@ -84,8 +84,7 @@ impl Demo {
                 kept.path().to_path_buf()
             }
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(self.play(&dir, json))
+        serve::to_the_end(self.play(&dir, json))
     }
 
     async fn play(&self, dir: &Path, json: bool) -> Result<u8> {
@@ -136,12 +135,13 @@ impl Demo {
             asked_to_end.await;
         }
         out.flush()?;
-        sites.iter().for_each(Running::stop);
+        let by = tokio::time::Instant::now() + STOP_WITHIN;
+        sites.iter().for_each(|site| site.stop(by));
         for site in sites {
             site.task.await?;
         }
         for door in doors {
-            door.server.close().await;
+            door.server.close(by).await;
         }
         Ok(u8::from(!report.identical))
     }

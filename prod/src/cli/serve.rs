@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use refrain_core::config::Config;
 use refrain_core::names::SiteId;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::BadConfig;
 use super::out::note;
@@ -25,26 +28,39 @@ pub(super) fn run(path: Option<&Path>, take_over: bool) -> Result<u8> {
         tracing::warn!("{line}");
     }
     crate::git::require_git()?;
+    to_the_end(serve(&file, take_over))
+}
+
+/// Threads that are at work when all else is over may go on for so long. What they leave half done, as after a kill, the
+/// next start sweeps and does again.
+const THREADS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs `work` in a runtime that does not wait for its threads without limit.
+pub(super) fn to_the_end<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(&file, take_over))
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(THREADS_WITHIN);
+    done
 }
 
 async fn serve(file: &File, take_over: bool) -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let log = LogPort::new(open_log(file)?);
-    if log.partitions() != file.log.partitions {
-        let (has, says) = (log.partitions(), file.log.partitions);
-        let why =
-            format!("the log has {has} partitions, log.partitions says {says}: it is frozen when the log is created");
-        return Err(anyhow::anyhow!(why).context(BadConfig));
-    }
     let peers = Peers::default();
-    let sites = start_all(file, take_over, &log, &peers)?;
+    let (to_start, with) = (file.clone(), peers.clone());
+    // A log of gigabytes takes its time; nobody has been answered before it is read.
+    let starting = tokio::task::spawn_blocking(move || start_on_log(&to_start, take_over, &with));
+    let sites = tokio::select! {
+        _ = terminate.recv() => return Ok(0),
+        _ = interrupt.recv() => return Ok(0),
+        started = starting => started.context("the start panicked")??,
+    };
     let doors = open_http(file, &sites, &peers).await?;
     let stop = sites.iter().map(Running::stopper).collect::<Vec<_>>();
+    let (tell_by, by) = watch::channel(None);
     let mut tasks = JoinSet::new();
     for (running, door) in sites.into_iter().zip(doors) {
+        let by = by.clone();
         tasks.spawn(async move {
             // One that ends before it is ready says why when it is waited for.
             if running.ready().await.is_ok() {
@@ -52,7 +68,9 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
             }
             let ended = running.task.await?;
             if let Some(door) = door {
-                door.server.close().await;
+                // One that ends by itself has no time set, and may be the first.
+                let by = *by.borrow();
+                door.server.close(by.unwrap_or_else(|| Instant::now() + driver::CLOSE_WITHIN)).await;
             }
             anyhow::Ok(ended)
         });
@@ -61,8 +79,8 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
     let mut stopping = false;
     loop {
         tokio::select! {
-            _ = terminate.recv(), if !stopping => stopping = true,
-            _ = interrupt.recv(), if !stopping => stopping = true,
+            _ = terminate.recv(), if !stopping => {}
+            _ = interrupt.recv(), if !stopping => {}
             ended = tasks.join_next() => {
                 let Some(ended) = ended else { return Ok(code) };
                 let ended = ended.context("a site's task panicked")??;
@@ -70,13 +88,27 @@ async fn serve(file: &File, take_over: bool) -> Result<u8> {
                     note(&ended.why);
                     code = ended.code;
                 }
-                stopping = true;
             }
         }
-        if stopping {
-            stop.iter().for_each(|stop| stop());
+        if !stopping {
+            stopping = true;
+            // One time for all: what one site takes is not added to what another may take.
+            let by = Instant::now() + driver::STOP_WITHIN;
+            tell_by.send_replace(Some(by));
+            stop.iter().for_each(|stop| stop(by));
         }
     }
+}
+
+fn start_on_log(file: &File, take_over: bool, peers: &Peers) -> Result<Vec<Running>> {
+    let log = LogPort::new(open_log(file)?);
+    if log.partitions() != file.log.partitions {
+        let (has, says) = (log.partitions(), file.log.partitions);
+        let why =
+            format!("the log has {has} partitions, log.partitions says {says}: it is frozen when the log is created");
+        return Err(anyhow::anyhow!(why).context(BadConfig));
+    }
+    start_all(file, take_over, &log, peers)
 }
 
 /// Opens the log; one that a daemon just killed has left locked for a moment is waited for.
@@ -85,7 +117,7 @@ fn open_log(file: &File) -> Result<EmbeddedLog> {
     loop {
         match EmbeddedLog::open(&file.log.dir, file.log.partitions) {
             Err(LogError::Locked(_)) if std::time::Instant::now() < until => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
             }
             other => return Ok(other?),
         }

@@ -221,8 +221,8 @@ fn report(json: bool, lacking: &[Lack], link: &Link, statuses: &[(String, Option
 
 /// What the record at an offset is, where the log is at hand.
 fn describe(log: &OfflineLog, partition: u32, offset: u64) -> Option<String> {
-    let batch = log.read("pushdata", partition, offset, 1, 0).ok()?;
-    let record = decode(&batch.records.first()?.value).record.ok()?;
+    let first = log.scan("pushdata", partition, offset).ok()?.next()?.ok()?;
+    let record = decode(&first.value).record.ok()?;
     let (kind, site) = (record.body.kind(), &record.header.site);
     let repo = record.header.repo.as_ref().map_or_else(String::new, |repo| format!(" to {repo}"));
     let refs = match &record.body {

@@ -20,8 +20,8 @@ fn parse(text: &str) -> Result<File> {
 }
 
 fn parse_with(text: &str, env: &[(&str, &str)]) -> Result<File> {
-    let env = env.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string()));
-    let loaded = super::parse(text, env, Path::new("refrain.toml"))?;
+    let env = env.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+    let loaded = super::parse(text, ours(env)?, Path::new("refrain.toml"))?;
     judge(&loaded.file)?;
     Ok(loaded.file)
 }
@@ -48,10 +48,62 @@ fn every_mistake_names_its_key() {
         ("state =", "http = \"[::]:80\"\nstate =", "loopback"),
         ("state =", "http = \"here\"\nstate =", "http"),
         ("state =", "url = \"ftp://a\"\nstate =", "url"),
+        ("timeout = \"1.5s\"", "timeout = \"0s\"", "push.timeout = \"0s\""),
+        ("timeout = \"1.5s\"", "timeout = \"3601s\"", "push.timeout = \"3601s\""),
+        ("timeout = \"1.5s\"", "flip_timeout = \"0s\"", "push.flip_timeout"),
+        ("timeout = \"1.5s\"", "updates_max = 0", "push.updates_max = 0"),
+        ("timeout = \"1.5s\"", "updates_max = 10001", "push.updates_max = 10001"),
+        ("dir = \"/l\"", "dir = \"/s\"", "log.dir and state of site \"ams\""),
+        ("repos = \"/r\"", "repos = \"/s\"", "repos of site \"ams\" and state of site \"ams\""),
     ] {
         let error = parse(&GOOD.replace(from, to)).expect_err(to);
         assert!(format!("{error:#}").contains(word), "{error:#}");
     }
+}
+
+#[test]
+fn two_sites_share_neither_directories_nor_socket_nor_address() {
+    let both = |one: &str, other: &str| {
+        let site = |name: &str, keys: &str| format!("[[site]]\nname = \"{name}\"\n{keys}\n");
+        let apart = |keys: &str, number: u8| {
+            let or = |key: &str| if keys.contains(key) { String::new() } else { format!("{key}\"/{key}{number}\"\n") };
+            format!("{}{}{keys}", or("repos = "), or("state = "))
+        };
+        parse(&format!("{}{}", GOOD, site("sfo", &apart(one, 1)) + &site("syd", &apart(other, 2))))
+    };
+    assert!(both("", "").is_ok(), "they can be apart");
+    for (one, other, word) in [
+        ("repos = \"/one\"", "repos = \"/one\"", "share repos"),
+        ("repos = \"/one\"", "repos = \"/one/b\"", "share repos"),
+        ("repos = \"/one/b\"", "repos = \"/one\"", "share repos"),
+        ("state = \"/one\"\nsocket = \"/a\"", "state = \"/one\"\nsocket = \"/b\"", "the same directory /one"),
+        ("state = \"/l\"", "", "log.dir and state of site \"sfo\""),
+        ("socket = \"/one\"", "socket = \"/one\"", "share socket"),
+        ("state = \"/one\"", "socket = \"/one/refrain.sock\"", "share socket"),
+        ("http = \"127.0.0.1:81\"", "http = \"127.0.0.1:81\"", "share http"),
+    ] {
+        let error = format!("{:#}", both(one, other).expect_err(word));
+        assert!(error.contains(word), "{one} and {other}: {error}");
+    }
+    for (one, other) in [
+        ("repos = \"/one\"", "repos = \"/one-b\""),
+        ("http = \"127.0.0.1:0\"", "http = \"127.0.0.1:0\""),
+        ("http = \"127.0.0.1:81\"", "http = \"127.0.0.1:82\""),
+    ] {
+        both(one, other).expect("they are apart");
+    }
+}
+
+#[test]
+fn relative_paths_are_taken_from_the_files_own_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = GOOD.replace("\"/l\"", "\"l\"").replace("\"/r\"", "\"./a//r/\"");
+    std::fs::write(dir.path().join("refrain.toml"), text + "socket = \"s.sock\"\n").expect("written");
+    let file = read(&dir.path().join("refrain.toml")).expect("good").file;
+    let site = &file.site[0];
+    assert_eq!((&file.log.dir, &site.repos), (&dir.path().join("l"), &dir.path().join("a/r")));
+    assert_eq!((&site.state, site.socket()), (&PathBuf::from("/s"), dir.path().join("s.sock")));
+    assert_eq!(site.repos.as_os_str(), dir.path().join("a/r").as_os_str(), "without what means nothing");
 }
 
 #[test]
@@ -72,7 +124,11 @@ fn the_environment_goes_over_the_file_and_its_mistakes_name_the_variable() {
     assert_eq!((file.push.timeout.0, file.log.partitions), (Duration::from_secs(4), 3));
     let error = parse_with(GOOD, &[("REFRAIN_PUSH__TIMOUT", "4s")]).expect_err("no such key");
     assert!(format!("{error:#}").contains("REFRAIN_PUSH__TIMOUT: unknown key `timout`"), "{error:#}");
+    let odd = |key: &str| [(OsString::from(key), std::os::unix::ffi::OsStringExt::from_vec(b"\xff".to_vec()))];
+    let error = ours(odd("REFRAIN_PUSH__ACK").into_iter()).expect_err("no text");
+    assert!(error.to_string().contains("REFRAIN_PUSH__ACK"), "{error}");
     // What is no key of a section is none of ours.
+    assert!(ours(odd("HOME").into_iter()).expect("not read").is_empty());
     assert!(parse_with(GOOD, &[("REFRAIN_LOG", "debug"), ("REFRAIN_TEST_STOP", "x"), ("HOME", "/")]).is_ok());
 }
 

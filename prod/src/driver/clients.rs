@@ -1,29 +1,31 @@
 //! The socket: hooks hand over pushes here, the command line its orders. One line of JSON each way.
+//!
+//! Owns the socket's file and bounds clients, their words and their silence. Decides nothing about pushes.
 
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{Answer, Order, Wish};
 use refrain_core::record::{RepoConfigured, Visibility};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::status::StatusReply;
 use super::tables::{self, RefRow, RepoRow, TableHead};
 use super::{ClientAsk, Fact, Places, PushAsk};
-use crate::hook_wire::{HookReply, HookRequest, HookResult, REPLY_BYTES_MAX};
+use crate::hook_wire::{BEAT_EVERY, HookReply, HookRequest, HookResult, REPLY_BYTES_MAX};
 use crate::journal::Journal;
+use crate::patience::{self, SILENT_MAX};
 
 /// Connections at once; one more waits until another ends.
 const CLIENTS_MAX: usize = 1_024;
-/// How long open connections may take to be answered when the site stops; with the driver's 12 s below 15 s.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// How long a client may take to read an answer of many lines: until then the journal keeps old pages for it.
 const LINES_WITHIN: Duration = Duration::from_secs(60);
 /// Longest socket path that the system takes.
@@ -102,25 +104,35 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Takes no new connection; returns when those that are open have their answers.
-    pub(super) async fn close(&mut self) {
+    /// Takes no new connection; returns when those that are open have their answers, or at `by`.
+    pub(super) async fn close(&mut self, by: tokio::time::Instant) {
         // From now on a hook finds nobody, and says so.
-        let _ = std::fs::remove_file(&self.path);
+        remove_socket(&self.path);
         self.closing.notify_one();
         let closed = async {
             let _ = (&mut self.task).await;
             self.places.acquire_many(CLIENTS_MAX as u32).await.map(drop)
         };
         // One that asked nothing is not waited for.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, closed).await;
+        let _ = tokio::time::timeout_at(by, closed).await;
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
         self.task.abort();
-        // A file left behind is replaced at the next start.
-        let _ = std::fs::remove_file(&self.path);
+        remove_socket(&self.path);
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+fn remove_socket(path: &Path) {
+    if is_socket(path) {
+        // One left behind is replaced at the next start.
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -134,7 +146,13 @@ pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>, journa
             path.as_os_str().len()
         );
     }
-    if path.exists() {
+    if std::fs::symlink_metadata(&path).is_ok() {
+        ensure!(
+            is_socket(&path),
+            "at the socket's path {} lies something that is no socket; it was left alone: move it away, or set `socket` \
+             to another path",
+            path.display()
+        );
         std::fs::remove_file(&path).with_context(|| format!("cannot replace the old socket {}", path.display()))?;
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
@@ -181,26 +199,40 @@ async fn accept(listener: UnixListener, home: Arc<Home>, places: Arc<Semaphore>,
 async fn serve(stream: UnixStream, home: &Home) -> Result<()> {
     let (repos, facts) = (&home.repos, &home.facts);
     let (read, mut write) = stream.into_split();
-    let mut line = Vec::new();
-    BufReader::new(read).take(REPLY_BYTES_MAX).read_until(b'\n', &mut line).await?;
+    let line = patience::read_line(&mut BufReader::new(read), REPLY_BYTES_MAX, SILENT_MAX).await?;
     if line.last() != Some(&b'\n') {
         bail!("the request was cut off");
     }
     let mut reply = match serde_json::from_slice::<Request>(&line) {
         Err(why) => serde_json::to_vec(&Response::Refused(format!("the request cannot be read: {why}")))?,
         Ok(request @ (Request::Repos { .. } | Request::Table { .. })) => return lines(request, home, write).await,
-        Ok(Request::Push(request)) => serde_json::to_vec(&push(request, repos, facts).await?)?,
+        Ok(Request::Push(request)) => {
+            let answer = beating(push(request, repos, facts), &mut write).await?;
+            serde_json::to_vec(&answer?)?
+        }
         Ok(request) => serde_json::to_vec(&order(request, facts).await?)?,
     };
     reply.push(b'\n');
-    write.write_all(&reply).await?;
+    patience::write_all(&mut write, &reply, SILENT_MAX).await?;
     super::test_points::pass("after-reply");
     Ok(())
 }
 
+/// Shows the hook that the daemon lives until `work` is done: how long that takes is the core's to say, and a pack that
+/// is being cut prolongs it. A hook that has gone is waited for no more; the push is decided all the same.
+async fn beating<T>(work: impl Future<Output = T>, write: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<T> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = tokio::time::sleep(BEAT_EVERY) => patience::write_all(write, b"\n", SILENT_MAX).await?,
+        }
+    }
+}
+
 /// An answer of several lines, read from one snapshot of the journal and no faster than the client takes them.
-async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::OwnedWriteHalf) -> Result<()> {
-    let (tell, mut told) = mpsc::channel::<Response>(4);
+async fn lines(request: Request, home: &Home, write: tokio::net::unix::OwnedWriteHalf) -> Result<()> {
+    let (tell, told) = mpsc::channel::<Response>(4);
     let journal = home.journal.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let line = |response| tell.blocking_send(response).is_ok();
@@ -210,6 +242,19 @@ async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::Owned
             _ => bail!("this is answered in one line"),
         }
     });
+    // Once this is over nobody takes lines any more, so the reader ends, however it went.
+    let written = pass_on(told, write, LINES_WITHIN).await;
+    let read = reading.await.context("reading the journal panicked")?;
+    written?;
+    read
+}
+
+/// Writes what is told, a line each, to its end or for at most `within`.
+async fn pass_on(
+    mut told: mpsc::Receiver<Response>,
+    mut write: impl AsyncWrite + Unpin,
+    within: Duration,
+) -> Result<()> {
     let writing = async {
         while let Some(response) = told.recv().await {
             let mut line = serde_json::to_vec(&response)?;
@@ -218,17 +263,12 @@ async fn lines(request: Request, home: &Home, mut write: tokio::net::unix::Owned
         }
         anyhow::Ok(())
     };
-    let written = tokio::time::timeout(LINES_WITHIN, writing).await;
-    // Nobody takes lines any more, so the reader ends, however this went.
-    drop(told);
-    let read = reading.await.context("reading the journal panicked")?;
-    written.context("the client took too long")??;
-    read
+    tokio::time::timeout(within, writing).await.context("the client took too long")?
 }
 
 /// Hands a push to the core and waits for its answer. If the daemon stops meanwhile the connection is cut, which the
 /// hook reports as undecided.
-async fn push(request: HookRequest, repos: &std::path::Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<HookReply> {
+async fn push(request: HookRequest, repos: &Path, facts: &mpsc::UnboundedSender<Fact>) -> Result<HookReply> {
     let names: Vec<String> = request.updates.iter().map(|update| update.name.clone()).collect();
     let refuse = |why: String| HookReply {
         results: names
@@ -287,7 +327,76 @@ async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<
 pub(super) const STOPPING: &str =
     "unavailable: the refrain daemon of this site is stopping; nothing was changed, try again";
 
-fn repo_of(path: &str, repos: &std::path::Path) -> Option<RepoName> {
-    let inside = std::path::Path::new(path).strip_prefix(repos).ok()?.to_str()?;
+fn repo_of(path: &str, repos: &Path) -> Option<RepoName> {
+    let inside = Path::new(path).strip_prefix(repos).ok()?.to_str()?;
     RepoName::parse(inside.strip_suffix(".git")?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+
+    use super::*;
+
+    /// Long enough for what should happen, and for what should not.
+    const MOMENT: Duration = Duration::from_millis(300);
+    const SOON: Duration = Duration::from_secs(30);
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("one").block_on(work)
+    }
+
+    /// What the daemon says to a line that is no request; the core is not asked.
+    async fn ask(path: &Path) -> String {
+        let mut stream = UnixStream::connect(path).await.expect("the system takes it");
+        stream.write_all(b"nonsense\n").await.expect("sent");
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).await.expect("answered");
+        answer
+    }
+
+    #[test]
+    fn one_client_more_than_there_are_places_waits_until_another_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let journal = Arc::new(Journal::open(&dir.path().join("journal.redb")).expect("opened"));
+        run(async {
+            let (facts, _inbox) = mpsc::unbounded_channel();
+            let home = Arc::new(Home { repos: dir.path().into(), facts, journal });
+            let listener = UnixListener::bind(&path).expect("bound");
+            tokio::spawn(accept(listener, home, Arc::new(Semaphore::new(2)), Arc::default()));
+            let silent = [UnixStream::connect(&path).await, UnixStream::connect(&path).await];
+            let third = tokio::spawn({
+                let path = path.clone();
+                async move { ask(&path).await }
+            });
+            tokio::time::sleep(MOMENT).await;
+            assert!(!third.is_finished(), "there was no place for it");
+            drop(silent);
+            let answer = tokio::time::timeout(SOON, third).await.expect("there is one now").expect("no panic");
+            assert!(answer.contains("refused") && answer.contains("cannot be read"), "{answer}");
+        });
+    }
+
+    #[test]
+    fn who_takes_no_lines_is_cut_off_and_whoever_made_them_stops() {
+        run(async {
+            let (tell, told) = mpsc::channel(4);
+            let making = tokio::spawn(async move {
+                let mut made = 0;
+                while tell.send(Response::End).await.is_ok() {
+                    made += 1;
+                }
+                made
+            });
+            let (mut client, server) = tokio::io::duplex(64);
+            let why = pass_on(told, server, MOMENT).await.expect_err("nobody reads");
+            assert!(why.to_string().contains("took too long"), "{why}");
+            let made = tokio::time::timeout(SOON, making).await.expect("it stops").expect("no panic");
+            assert!(made < 64, "{made} were made for nobody");
+            let mut taken = String::new();
+            client.read_to_string(&mut taken).await.expect("closed");
+            assert!(taken.starts_with("\"end\"\n"), "{taken}");
+        });
+    }
 }

@@ -44,7 +44,11 @@ fn in_force(what: &str, site: &str) -> Option<String> {
 
 /// Waits while `what` is to stall at `site`.
 pub(super) async fn stall(what: &str, site: &str) {
+    let mut begun = false;
     while in_force(what, site).as_deref() == Some("stall") {
+        if !std::mem::replace(&mut begun, true) {
+            tracing::warn!("by the test's order {what} of {site} stall");
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

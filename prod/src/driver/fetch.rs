@@ -81,7 +81,7 @@ pub(super) async fn fetch(ask: &Ask<'_>, pack: &mut (impl Write + Send)) -> Resu
         let words = body.ok().flatten().and_then(Result::ok).and_then(|frame| frame.into_data().ok());
         bail!("it answered {}: {}", response.status(), words_of(&words.unwrap_or_default()));
     }
-    let mut wire = Wire::default();
+    let mut wire = Wire::new(BYTES_MAX);
     while let Ok(frame) = timeout(SILENT_MAX, response.body_mut().frame()).await {
         let Some(frame) = frame else {
             connection.abort();
@@ -123,23 +123,26 @@ fn request(wants: &[Oid], haves: &[Oid]) -> String {
 }
 
 /// The answer as it comes in, in pieces of any size.
-#[derive(Default)]
 struct Wire {
     /// The start of a line whose end is not here yet: at most 65,520 bytes, and one piece.
     rest: Vec<u8>,
     part: Part,
     bytes: u64,
+    bytes_max: u64,
 }
 
-#[derive(Default, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Part {
-    #[default]
     Head,
     Pack,
     End,
 }
 
 impl Wire {
+    fn new(bytes_max: u64) -> Self {
+        Self { rest: Vec::new(), part: Part::Head, bytes: 0, bytes_max }
+    }
+
     fn feed(&mut self, piece: &[u8], pack: &mut impl Write) -> Result<()> {
         self.rest.extend_from_slice(piece);
         let mut at = 0;
@@ -154,7 +157,7 @@ impl Wire {
                         Line::Skip => {}
                         Line::Data(data) => {
                             self.bytes += data.len() as u64;
-                            ensure!(self.bytes <= BYTES_MAX, "it sent more than {BYTES_MAX} bytes");
+                            ensure!(self.bytes <= self.bytes_max, "it sent more than {} bytes", self.bytes_max);
                             pack.write_all(data).context("the pack cannot be written; check free space")?;
                         }
                     }
@@ -217,7 +220,11 @@ mod tests {
     }
 
     fn parse(answer: &[u8], step: usize) -> Result<Vec<u8>> {
-        let (mut wire, mut pack) = (Wire::default(), Vec::new());
+        parse_at_most(answer, step, 7)
+    }
+
+    fn parse_at_most(answer: &[u8], step: usize, bytes_max: u64) -> Result<Vec<u8>> {
+        let (mut wire, mut pack) = (Wire::new(bytes_max), Vec::new());
         for piece in answer.chunks(step) {
             wire.feed(piece, &mut pack)?;
         }
@@ -231,6 +238,14 @@ mod tests {
         for step in 1..answer.len() {
             assert_eq!(parse(answer, step).expect("an answer"), b"PACKtwo", "{step}");
         }
+    }
+
+    #[test]
+    fn a_peer_that_sends_more_than_the_limit_is_given_up() {
+        let answer = b"000dpackfile\n0009\x01PACK0008\x01two0000";
+        assert_eq!(parse_at_most(answer, 7, 7).expect("as much as may be"), b"PACKtwo");
+        let given_up = parse_at_most(answer, 7, 6).expect_err("one more");
+        assert!(given_up.to_string().contains("more than 6 bytes"), "{given_up}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
 
 use super::fetch::{Ask, Peers, fetch};
+use super::held::Held;
 use super::spool::Spools;
 use super::{Fact, Places, test_points};
 use crate::git::{Cut, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks};
@@ -33,6 +34,7 @@ pub(super) struct GitPort {
     spools: Spools,
     peers: Peers,
     pub(super) gates: Gates,
+    pub(super) held: Held,
 }
 
 /// A gate a repository: orders pass it together, repacking alone.
@@ -46,11 +48,11 @@ impl Gates {
 }
 
 impl GitPort {
-    pub(super) fn new(places: Places, peers: Peers, facts: mpsc::UnboundedSender<Fact>) -> Result<Self> {
+    pub(super) fn new(places: Places, peers: Peers, facts: mpsc::UnboundedSender<Fact>, held: Held) -> Result<Self> {
         let repos = places.repos.canonicalize().with_context(|| format!("cannot find {}", places.repos.display()))?;
         let places = Arc::new(Places { repos, ..places });
         let spools = Spools::new(&places.state);
-        Ok(Self { places, facts, stores: Arc::default(), spools, peers, gates: Gates::default() })
+        Ok(Self { places, facts, stores: Arc::default(), spools, peers, gates: Gates::default(), held })
     }
 
     fn path(&self, repo: &RepoName) -> PathBuf {
@@ -87,11 +89,16 @@ impl GitPort {
     pub(super) fn execute(&self, effect: GitEffect) {
         if let GitEffect::DropSpool { spool } = effect {
             // In order with what follows; only the slow part is done elsewhere.
-            drop(tokio::task::spawn_blocking(self.spools.take_away(spool)));
+            let (order, remove) = (self.held.order("dropping a spool"), self.spools.take_away(spool));
+            tokio::task::spawn_blocking(move || {
+                let _order = order;
+                remove();
+            });
             return;
         }
-        let port = self.clone();
+        let (port, order) = (self.clone(), self.held.order("an order to Git"));
         tokio::task::spawn_blocking(move || {
+            let _order = order;
             let (place, repo) = place(&effect);
             test_points::pass(&format!("before-{place}"));
             let gate = repo.map(|repo| port.gates.of(&port.path(repo)));

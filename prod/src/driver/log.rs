@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc};
 
 #[cfg(debug_assertions)]
 use super::faults;
+use super::held::Held;
 use super::{Fact, test_points};
 use crate::log::{AppendOutcome, EmbeddedLog, LogRecord, ReadBatch};
 
@@ -59,10 +60,11 @@ impl LogPort {
         self.log.read("pushdata", partition.0, u64::MAX, 0, 0).ok().map(|batch| batch.end)
     }
 
-    pub(super) fn execute(&self, effect: LogEffect, facts: &mpsc::UnboundedSender<Fact>) {
-        let port = self.clone();
-        let facts = facts.clone();
+    pub(super) fn execute(&self, effect: LogEffect, held: &Held, facts: &mpsc::UnboundedSender<Fact>) {
+        let (port, facts) = (self.clone(), facts.clone());
+        let order = held.order_elsewhere("an order to the log");
         tokio::spawn(async move {
+            let _order = order;
             let place = test_points::place_of(&effect);
             test_points::pass_log(false, place);
             let input = port.carry_out(effect).await;

@@ -1,7 +1,7 @@
 //! Places between two steps of a push where a test has the daemon killed. A release build has none.
 //!
 //! The environment's `REFRAIN_TEST_DIE` names a file; once that says `after-append:2`, the second passage of that place
-//! from then on ends the process by SIGKILL: no destructor, no flush, no farewell.
+//! from then on ends the process by SIGKILL: no destructor, no flush, no farewell. With `after-append:2:panic` it panics.
 
 /// Passes the place `name`.
 #[cfg(debug_assertions)]
@@ -11,9 +11,11 @@ pub(crate) fn pass(name: &str) {
     let Some(file) = std::env::var_os("REFRAIN_TEST_DIE") else { return };
     let Ok(text) = std::fs::read_to_string(file) else { return };
     let Some((wanted, count)) = text.trim().split_once(':') else { return };
+    let (count, how) = count.split_once(':').unwrap_or((count, "kill"));
     if wanted != name || PASSED.fetch_add(1, Ordering::Relaxed) + 1 < count.parse().unwrap_or(1) {
         return;
     }
+    assert!(how != "panic", "by the test's order at {name}");
     tracing::warn!("killed by the test at {name}");
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
 }

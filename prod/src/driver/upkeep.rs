@@ -30,7 +30,9 @@ pub(super) async fn run(port: GitPort) {
     for round in 0u32.. {
         let port = port.clone();
         let full = round % FULL_ROUNDS == FULL_ROUNDS - 1;
+        let order = port.held.order("upkeep");
         let done = tokio::task::spawn_blocking(move || {
+            let _order = order;
             if let Err(why) = look(&port, &mut seen, full) {
                 tracing::warn!("upkeep: {why:#}");
             }

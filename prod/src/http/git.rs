@@ -12,8 +12,9 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::body::{Reply, hand_on};
+use super::body::{self, Reply, hand_on};
 use super::route::Service;
+use crate::patience::SILENT_MAX;
 
 /// Bytes read from a child at once, and pieces that wait for a slow client.
 const PIECE_BYTES: usize = 64 << 10;
@@ -63,7 +64,7 @@ pub(super) fn advertise(run: Run, request: &Request<Incoming>) -> Result<Respons
 }
 
 /// One request of the protocol.
-pub(super) fn rpc(run: Run, request: Request<Incoming>) -> Result<Response<Reply>, Refused> {
+pub(super) async fn rpc(run: Run, request: Request<Incoming>) -> Result<Response<Reply>, Refused> {
     let service = run.service;
     let wanted = format!("application/x-git-{}-request", service.name());
     if request.headers().get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes() != wanted.as_bytes()) {
@@ -77,12 +78,16 @@ pub(super) fn rpc(run: Run, request: Request<Incoming>) -> Result<Response<Reply
         }
     };
     let protocol = protocol(&request);
+    let mut body = body::Request::new(request.into_body(), SILENT_MAX);
+    if gzip && !body.is_gzip().await.unwrap_or(false) {
+        return Err(Refused { status: StatusCode::BAD_REQUEST, why: "the body is not the gzip that it says".into() });
+    }
     let mut child = spawn(&run, protocol.as_deref(), &[], Stdio::piped())?;
     let stdin = child.stdin.take().expect("it is piped");
     let (pieces, reply) = mpsc::channel(PIECES_MAX);
     tokio::spawn(async move {
         let feed = async {
-            if let Err(why) = hand_on(request.into_body(), gzip, stdin).await {
+            if let Err(why) = hand_on(body, gzip, stdin).await {
                 tracing::debug!("a request's body broke off: {why}");
             }
         };

@@ -196,11 +196,6 @@ impl EmbeddedLog {
         self.0.partitions
     }
 
-    /// The random id drawn when this log was created on disk.
-    pub fn storage_id(&self) -> u128 {
-        self.0.shared.id
-    }
-
     pub fn stats(&self) -> Stats {
         let counters = &self.0.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

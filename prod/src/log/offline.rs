@@ -1,6 +1,7 @@
 //! Reading segment files: for the handle when its memory does not reach back, and for tools without the daemon.
 //!
-//! Takes no lock and changes nothing. Serves whole frames only and stops at the first that is not.
+//! Takes no lock and changes nothing. Serves whole frames only. A scan tells the end, which may be torn or still being
+//! written, from damage, which it names.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,9 +9,9 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::embedded::Meta;
-use super::recover::{Segment, io, list};
+use super::recover::{Segment, damaged, foreign, gap, io, is_torn, list};
 use super::segment::{self, HEADER_BYTES};
-use super::{KEY_MAX, LogError, LogRecord, ReadBatch, Result, TOPICS, VALUE_MAX};
+use super::{KEY_MAX, LogError, LogRecord, Result, TOPICS, VALUE_MAX};
 
 /// How much a read may still return.
 pub(super) struct Budget {
@@ -77,14 +78,15 @@ fn next_frame(reader: &mut impl Read) -> std::io::Result<Option<LogRecord>> {
 pub struct OfflineLog {
     dir: PathBuf,
     meta: Meta,
+    id: u128,
 }
 
 impl OfflineLog {
     /// Opens the log at `dir` for reading only.
     pub fn open(dir: &Path) -> Result<OfflineLog> {
         let missing = || LogError::NoSuch(format!("there is no log at {}", dir.display()));
-        let (meta, _) = Meta::read(dir)?.ok_or_else(missing)?;
-        Ok(OfflineLog { dir: dir.to_owned(), meta })
+        let (meta, id) = Meta::read(dir)?.ok_or_else(missing)?;
+        Ok(OfflineLog { dir: dir.to_owned(), meta, id })
     }
 
     /// How many partitions `pushdata` and `packdata` have.
@@ -92,42 +94,15 @@ impl OfflineLog {
         self.meta.partitions
     }
 
-    /// As `EmbeddedLog::read`, but the end is only known to be at least `next`. A record that a running daemon has
-    /// written and not yet flushed is shown too.
-    pub fn read(
-        &self,
-        topic: &str,
-        partition: u32,
-        from: u64,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<ReadBatch> {
-        self.check(topic, partition)?;
-        let files = list(&self.dir.join(format!("{topic}-{partition}")))?;
-        let start = files.first().map_or(0, |(base, _)| *base);
-        let mut batch = ReadBatch { records: Vec::new(), next: from.max(start), end: from.max(start), start };
-        let mut budget = Budget::new(max_records, max_bytes);
-        let first = files.partition_point(|(base, _)| *base <= batch.next).saturating_sub(1);
-        for (base, path) in files.into_iter().skip(first) {
-            let segment = Segment { base, path, len: u64::MAX, index: Vec::new() };
-            let records = read_segment(&segment, batch.next, &mut budget)?;
-            batch.next = records.last().map_or(batch.next, |record| record.offset + 1);
-            batch.records.extend(records);
-            if budget.records == 0 {
-                break;
-            }
-        }
-        batch.end = batch.next;
-        Ok(batch)
-    }
-
-    /// Every record from `from` on, each file read once from its beginning.
+    /// Every record from `from` on, each file read once from its beginning. What is damaged, or missing, ends it with
+    /// `Corrupt`; a write that a crash cut off, or that goes on just now, ends it as the log's end does.
     pub fn scan(&self, topic: &str, partition: u32, from: u64) -> Result<Scan> {
         self.check(topic, partition)?;
         let mut files = list(&self.dir.join(format!("{topic}-{partition}")))?;
         let first = files.partition_point(|(base, _)| *base <= from).saturating_sub(1);
-        let files = files.split_off(first).into_iter().map(|(_, path)| path);
-        Ok(Scan { files: files.collect(), open: None, from })
+        let files = files.split_off(first);
+        let next = files.first().map_or(from, |(base, _)| *base);
+        Ok(Scan { id: self.id, files: files.into(), open: None, from, next })
     }
 
     fn check(&self, topic: &str, partition: u32) -> Result<()> {
@@ -139,11 +114,22 @@ impl OfflineLog {
     }
 }
 
-/// The records of a partition, one after the other; ends where a file ends or is damaged and none follows.
+/// The records of a partition, one after the other.
 pub struct Scan {
-    files: VecDeque<PathBuf>,
-    open: Option<(PathBuf, BufReader<File>)>,
+    id: u128,
+    files: VecDeque<(u64, PathBuf)>,
+    open: Option<Open>,
     from: u64,
+    /// The offset that the next frame must have.
+    next: u64,
+}
+
+/// The file that is being read, and how far.
+struct Open {
+    path: PathBuf,
+    reader: BufReader<File>,
+    /// The first byte of the next frame.
+    at: u64,
 }
 
 impl Iterator for Scan {
@@ -151,33 +137,68 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if self.open.is_none() {
-                let path = self.files.pop_front()?;
-                match open(&path) {
-                    Ok(reader) => self.open = Some((path, reader)),
-                    Err(why) => return Some(Err(io(format!("{} cannot be read", path.display()))(why))),
-                }
-            }
-            let (path, reader) = self.open.as_mut()?;
-            match next_frame(reader) {
+            match self.step() {
                 Ok(Some(record)) if record.offset < self.from => {}
-                Ok(Some(record)) => {
-                    self.from = record.offset + 1;
-                    return Some(Ok(record));
-                }
-                Ok(None) => self.open = None,
+                Ok(Some(record)) => return Some(Ok(record)),
+                Ok(None) if self.open.is_some() || !self.files.is_empty() => {}
+                Ok(None) => return None,
                 Err(why) => {
-                    let error = io(format!("{} cannot be read", path.display()))(why);
                     (self.open, self.files) = (None, VecDeque::new());
-                    return Some(Err(error));
+                    return Some(Err(why));
                 }
             }
         }
     }
 }
 
-fn open(path: &Path) -> std::io::Result<BufReader<File>> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
-    Ok(BufReader::with_capacity(64 * 1024, file))
+impl Scan {
+    /// The next record of the open file; none when a file was opened or came to its end.
+    fn step(&mut self) -> Result<Option<LogRecord>> {
+        let Some(open) = &mut self.open else {
+            if let Some((base, path)) = self.files.pop_front() {
+                self.open = self.begin(base, path)?;
+            }
+            return Ok(None);
+        };
+        let what = || format!("{} cannot be read", open.path.display());
+        if let Some(record) = next_frame(&mut open.reader).map_err(io(what()))?
+            && record.offset == self.next
+        {
+            open.at += segment::frame_len(&record.key, &record.value);
+            self.next += 1;
+            return Ok(Some(record));
+        }
+        if open.reader.get_ref().metadata().map_err(io(what()))?.len() <= open.at {
+            self.open = None;
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&open.path).map_err(io(what()))?;
+        let at = usize::try_from(open.at).unwrap_or(usize::MAX).min(bytes.len());
+        if segment::decode(&bytes[at..]).is_some_and(|frame| frame.record.offset == self.next) {
+            // A daemon has written it to its end meanwhile.
+            open.reader.seek(SeekFrom::Start(open.at)).map_err(io(what()))?;
+            return Ok(None);
+        }
+        if at < bytes.len() && (!self.files.is_empty() || !is_torn(&bytes, at, self.next)) {
+            return Err(damaged(&open.path, at, self.next));
+        }
+        self.open = None;
+        Ok(None)
+    }
+
+    /// Opens a file at its first frame; none if a crash, or a daemon just now, has not got beyond its beginning.
+    fn begin(&self, base: u64, path: PathBuf) -> Result<Option<Open>> {
+        let what = || format!("{} cannot be read", path.display());
+        let mut reader = BufReader::with_capacity(64 * 1024, File::open(&path).map_err(io(what()))?);
+        let mut header = Vec::new();
+        reader.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(io(what()))?;
+        if header != segment::header(self.id, base) {
+            let unfinished = self.files.is_empty() && header.len() < HEADER_BYTES;
+            return if unfinished { Ok(None) } else { Err(foreign(&path)) };
+        }
+        if base != self.next {
+            return Err(gap(&path, base, self.next));
+        }
+        Ok(Some(Open { path, reader, at: HEADER_BYTES as u64 }))
+    }
 }

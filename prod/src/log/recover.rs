@@ -75,23 +75,42 @@ pub(super) fn recover(dir: &Path, id: u128) -> Result<Recovered> {
                 fs::remove_file(path).map_err(io(format!("{} cannot be removed", path.display())))?;
                 continue;
             }
-            return Err(LogError::Corrupt(format!(
-                "{}: its header is damaged or belongs to another log; restore the file from another copy of this log, \
-                 or move the whole log away and let the sites re-adopt",
-                path.display()
-            )));
+            return Err(foreign(path));
         }
         if *base != recovered.end {
-            return Err(LogError::Corrupt(format!(
-                "{}: starts at offset {base}, but the segment before it ends at {}; a file is missing or foreign: \
-                 restore it before you start again",
-                path.display(),
-                recovered.end
-            )));
+            return Err(gap(path, *base, recovered.end));
         }
         recover_segment(path, *base, &bytes, last, &mut recovered)?;
     }
     Ok(recovered)
+}
+
+/// A file whose beginning this log did not write.
+pub(super) fn foreign(path: &Path) -> LogError {
+    LogError::Corrupt(format!(
+        "{}: its header is damaged or belongs to another log; restore the file from another copy of this log, or move \
+         the whole log away and let the sites re-adopt",
+        path.display()
+    ))
+}
+
+/// A file that does not go on where the one before it ended.
+pub(super) fn gap(path: &Path, base: u64, end: u64) -> LogError {
+    LogError::Corrupt(format!(
+        "{}: starts at offset {base}, but the segment before it ends at {end}; a file is missing or foreign: restore it \
+         before you start again",
+        path.display()
+    ))
+}
+
+/// A place where the record with offset `expected` should be and is not, though others follow.
+pub(super) fn damaged(path: &Path, at: usize, expected: u64) -> LogError {
+    LogError::Corrupt(format!(
+        "{}: damaged at byte {at}, where the record with offset {expected} should be, and intact records follow; the \
+         disk lost or changed what it had acknowledged. Restore this file from another copy, or move the whole log \
+         away and let the sites re-adopt; nothing was changed",
+        path.display()
+    ))
 }
 
 /// A header is flushed before the first frame is written: what has no whole header has no frames.
@@ -115,13 +134,7 @@ fn recover_segment(path: &Path, base: u64, bytes: &[u8], last: bool, recovered: 
                 break;
             }
             None => {
-                return Err(LogError::Corrupt(format!(
-                    "{}: damaged at byte {at}, where the record with offset {} should be, and intact records follow; \
-                     the disk lost or changed what it had acknowledged. Restore this file from another copy, or move \
-                     the whole log away and let the sites re-adopt; nothing was changed",
-                    path.display(),
-                    recovered.end
-                )));
+                return Err(damaged(path, at, recovered.end));
             }
         }
     }
@@ -138,7 +151,7 @@ fn recover_segment(path: &Path, base: u64, bytes: &[u8], last: bool, recovered: 
 /// Whether what starts at `at` is the rest of a flush that never completed. Either nothing valid follows. Or what
 /// follows was to be flushed together with it, and a whole sector between the two was never written: the disk wrote a
 /// later sector first.
-fn is_torn(bytes: &[u8], at: usize, expected: u64) -> bool {
+pub(super) fn is_torn(bytes: &[u8], at: usize, expected: u64) -> bool {
     let most = expected + (bytes.len() - at) as u64;
     for next in at..bytes.len() {
         let plausible = segment::offset_claimed(&bytes[next..]).is_some_and(|o| o >= expected && o < most);

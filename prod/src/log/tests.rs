@@ -27,6 +27,18 @@ fn texts(batch: &ReadBatch) -> Vec<String> {
     batch.records.iter().map(|r| String::from_utf8_lossy(&r.value).into_owned()).collect()
 }
 
+/// What a scan shows from an offset on, and what it then complains of.
+fn scanned(log: &OfflineLog, from: u64) -> (Vec<String>, Option<String>) {
+    let mut shown = Vec::new();
+    for record in log.scan("pushdata", 0, from).expect("it begins") {
+        match record {
+            Ok(record) => shown.push(String::from_utf8_lossy(&record.value).into_owned()),
+            Err(why) => return (shown, Some(why.to_string())),
+        }
+    }
+    (shown, None)
+}
+
 fn segment_file(dir: &Path) -> PathBuf {
     dir.join("pushdata-0").join(segment::file_name(0))
 }
@@ -65,7 +77,8 @@ fn offsets_go_on_after_a_reopen_and_readers_see_all() {
     assert_eq!(&*batch.records[0].key, b"demo");
     assert!(log.read("pushdata", 2, 0, 1, 1).is_err() && log.read("nonsense", 0, 0, 1, 1).is_err());
     let offline = OfflineLog::open(dir.path()).expect("offline");
-    assert_eq!(texts(&offline.read("pushdata", 0, 1, 2, 1 << 20).expect("read")), ["two", "three"]);
+    assert_eq!(scanned(&offline, 1), (vec!["two".into(), "three".into(), "four".into()], None));
+    assert_eq!(scanned(&offline, 9), (vec![], None));
 }
 
 #[test]
@@ -92,6 +105,71 @@ fn a_tail_torn_at_any_byte_of_the_last_frame_is_cut() {
     }
     let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
     assert_eq!(append(&rt, &log, "again"), 2);
+}
+
+#[test]
+fn a_scan_names_damage_that_intact_records_follow_and_ends_at_a_torn_end() {
+    let (dir, bytes) = three();
+    let starts = frames(&bytes);
+    let offline = OfflineLog::open(dir.path()).expect("offline");
+    let file = segment_file(dir.path());
+    for at in HEADER_BYTES..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        fs::write(&file, &damaged).expect("write");
+        let whole = starts.iter().rposition(|start| *start <= at).expect("the first is");
+        let (shown, why) = scanned(&offline, 0);
+        assert_eq!(shown, ["one", "two", "three"][..whole], "byte {at}");
+        // The last record may be a write that goes on.
+        let named = format!("{}: damaged at byte {}", file.display(), starts[whole]);
+        assert_eq!(
+            why.as_deref().map(|why| why.starts_with(&named)),
+            (whole < 2).then_some(true),
+            "byte {at}: {why:?}"
+        );
+    }
+    for cut in HEADER_BYTES..=bytes.len() {
+        fs::write(&file, &bytes[..cut]).expect("write");
+        let whole = starts.iter().rposition(|start| *start <= cut).expect("the first is");
+        assert_eq!(
+            scanned(&offline, 0),
+            (["one", "two", "three"][..whole].iter().map(|it| it.to_string()).collect(), None),
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn a_scan_names_a_file_that_is_cut_short_missing_or_foreign_when_another_follows() {
+    let (dir, bytes) = three();
+    let starts = frames(&bytes);
+    let offline = OfflineLog::open(dir.path()).expect("offline");
+    let (first, second) = (segment_file(dir.path()), dir.path().join("pushdata-0").join(segment::file_name(3)));
+    let mut later = segment::header(storage_id(dir.path()), 3).to_vec();
+    let four = LogRecord { offset: 3, time_ms: 9, key: Arc::from([]), value: value("four") };
+    segment::encode(&four, 3, &mut later);
+    fs::write(&second, &later).expect("write");
+    let all = vec!["one".into(), "two".into(), "three".into(), "four".into()];
+    assert_eq!(scanned(&offline, 0), (all, None));
+    let complains = |begin: &[u8], next: &[u8], shown: usize, word: &str| {
+        fs::write(&first, begin).expect("write");
+        fs::write(&second, next).expect("write");
+        let (some, why) = scanned(&offline, 0);
+        assert_eq!(some.len(), shown, "{word}: {why:?}");
+        assert!(why.as_deref().unwrap_or_default().contains(word), "{word}: {why:?}");
+    };
+    complains(&bytes[..starts[2] + 5], &later, 2, &format!("damaged at byte {}", starts[2]));
+    complains(&bytes[..starts[2]], &later, 2, "the segment before it ends at 2");
+    complains(&bytes[..9], &later, 0, "its header is damaged");
+    let mut foreign = later.clone();
+    foreign[..HEADER_BYTES].copy_from_slice(&segment::header(1, 3));
+    complains(&bytes, &foreign, 3, "belongs to another log");
+    // A file that a daemon has just begun.
+    fs::write(&second, &later[..9]).expect("write");
+    assert_eq!(scanned(&offline, 0).1, None);
+    fs::remove_file(&first).expect("removed");
+    fs::write(&second, &later).expect("write");
+    assert_eq!(scanned(&offline, 0), (vec!["four".into()], None), "a log may begin later");
 }
 
 fn storage_id(dir: &Path) -> u128 {

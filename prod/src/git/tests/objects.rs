@@ -298,7 +298,8 @@ fn hostile_packs_are_refused_whole() {
 }
 
 #[test]
-fn how_long_a_small_push_takes() {
+#[ignore = "a measurement; run it in release"]
+fn measure_a_small_push() {
     let mut world = World::new();
     let (one, two) = (world.store("one.git"), world.store("two.git"));
     let repo = one.path().to_owned();
@@ -333,7 +334,7 @@ fn how_long_a_small_push_takes() {
 
 #[test]
 #[ignore = "a measurement; run it in release"]
-fn how_long_a_packed_history_takes() {
+fn measure_a_packed_history() {
     use std::fmt::Write;
     let world = World::new();
     let (one, two) = (world.store("one.git"), world.store("two.git"));
@@ -367,4 +368,26 @@ fn how_long_a_packed_history_takes() {
     timed("ingest all", &mut || assert!(matches!(two.ingest(&pack).expect("ingest"), Ingested::Done { .. })));
     timed("fast-forward, yes, 4,000", &mut || assert!(one.is_fast_forward(&far, &tip).expect("walk")));
     timed("fast-forward, no, 4,000", &mut || assert!(!one.is_fast_forward(&tip, &far).expect("walk")));
+}
+
+#[test]
+#[ignore = "a measurement; run it in release"]
+fn measure_a_root_beside_much_hidden_history() {
+    use std::fmt::Write;
+    let mut world = World::new();
+    let one = world.store("one.git");
+    let mut stream = String::from("commit refs/heads/w\ncommitter T <t@example.org> 1600000000 +0000\ndata 0\n");
+    for n in 1..60_000 {
+        writeln!(stream, "commit refs/heads/w\ncommitter T <t@example.org> {} +0000\ndata 0", 1_600_000_000 + n)
+            .expect("memory");
+    }
+    world.bytes(one.path(), &["fast-import", "--quiet"], stream.as_bytes());
+    world.git(one.path(), &["repack", "-adfq"]);
+    let hidden = world.oid(one.path(), &["rev-parse", "refs/heads/w"]);
+    let root = world.commit(one.path(), &[], &[("new", "root")]);
+    for run in 0..3 {
+        let t = std::time::Instant::now();
+        drop(pack_of(one.cut_pack(&[root], &[hidden], 1 << 20).expect("cut")));
+        println!("cut a root commit beside 60,000 hidden ones, run {run}: {:?}", t.elapsed());
+    }
 }
