@@ -35,13 +35,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use clients::SOCKET_PATH_MAX;
 pub use clients::{Request, Response};
 pub use fetch::Peers;
-pub(crate) use git::LIFE;
-pub use git::count_repositories;
-pub(crate) use git::managed;
 pub use log::LogPort;
 pub use status::{MemberReply, PartitionReply, StatusReply};
 pub use tables::{RefRow, RepoRow, TableHead};
 
+pub use crate::git::repositories::count as count_repositories;
+pub(crate) use crate::git::repositories::{LIFE, managed};
 use crate::journal::Journal;
 
 /// Where a site keeps its things.

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::work::{Aim, Pending, Source, State};
 use super::Consumer;
+use super::work::{Aim, Pending, Source, State};
 use crate::config::{PARK_AFTER, PARK_AFTER_MAX, STAGING_MAX};
 use crate::ids::{Offset, Oid};
 use crate::journal::PushWork;

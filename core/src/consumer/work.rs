@@ -188,7 +188,11 @@ impl RepoWork {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.shapes.is_empty() && self.ensuring.is_none() && self.offsets.is_empty() && self.bases.is_empty() && !self.is_busy()
+        self.shapes.is_empty()
+            && self.ensuring.is_none()
+            && self.offsets.is_empty()
+            && self.bases.is_empty()
+            && !self.is_busy()
     }
 }
 

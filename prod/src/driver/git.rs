@@ -16,10 +16,7 @@ use tokio::sync::mpsc;
 use super::fetch::{Ask, Peers, fetch};
 use super::spool::Spools;
 use super::{Fact, Places, test_points};
-use crate::git::{Cut, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks};
-
-/// Names the life of a repository, beside Git's own files. Written last when a repository is made.
-pub(crate) const LIFE: &str = "refrain-incarnation";
+use crate::git::{Cut, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks, repositories};
 
 /// How often a pack that is being cut says so: well below `push.timeout`, which it prolongs.
 const BEAT: Duration = Duration::from_secs(1);
@@ -57,10 +54,12 @@ impl GitPort {
         self.places.repos.join(format!("{repo}.git"))
     }
 
-    /// Clears what a crash left in every repository, and renews the hooks: program and socket may have moved.
+    /// Clears what a crash left in every repository of ours, and renews the hooks: program and socket may have moved.
     pub(super) fn sweep(&self) -> Result<()> {
         self.spools.sweep()?;
-        for path in repositories(&self.places.repos)? {
+        let found = repositories::find(&self.places.repos)?;
+        found.unlisted.iter().for_each(|why| tracing::warn!("{why}"));
+        for path in found.ours {
             // One that cannot be served does not keep the site from serving the others.
             if let Err(why) = self.sweep_one(&path) {
                 tracing::error!("{why:#}");
@@ -73,11 +72,8 @@ impl GitPort {
         for line in Store::open(path)?.sweep()? {
             tracing::info!("{line}");
         }
-        if path.join(LIFE).exists() {
-            // Without a child process each, since there may be many; upkeep looks closer at once.
-            hooks::install(path, &self.places.exe, &self.places.socket)?;
-        }
-        Ok(())
+        // Without a child process each, since there may be many; upkeep looks closer at once.
+        hooks::install(path, &self.places.exe, &self.places.socket)
     }
 
     pub(super) fn places(&self) -> &Places {
@@ -368,7 +364,7 @@ impl GitPort {
     fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<()> {
         let path = self.path(repo);
         self.stores.lock().expect("no thread panics while it holds the map").remove(repo);
-        let life = std::fs::read_to_string(path.join(LIFE)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let life = repositories::life(&path);
         let wanted = shape.map(|shape| shape.incarnation.0);
         // Without the mark it is one whose making was cut short: nothing was ever pushed to it.
         let other_life = path.exists() && (wanted.is_none() || life.is_some_and(|life| Some(life) != wanted));
@@ -390,7 +386,7 @@ impl GitPort {
         store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
         if life != wanted {
-            write_life(&path, &format!("{}\n", shape.incarnation))?;
+            repositories::write_life(&path, shape.incarnation.0)?;
         }
         Ok(())
     }
@@ -411,46 +407,9 @@ fn place(effect: &GitEffect) -> (&'static str, Option<&RepoName>) {
     }
 }
 
-/// In one step: a repository with refs and without the mark would be taken for somebody else's.
-fn write_life(path: &Path, text: &str) -> Result<()> {
-    let new = path.join(format!("{LIFE}.new"));
-    std::fs::write(&new, text)?;
-    std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, path.join(LIFE))?;
-    Ok(())
-}
-
 /// One keep ref a tip, since one push may have several.
 fn keep_edit(store: &Store, offset: Offset, tip: &Oid) -> Result<RefEdit> {
     let name = format!("refs/refrain/keep/{offset}-{tip}");
     let old = store.read_ref(&name)?;
     Ok(RefEdit { name, old, new: Some(*tip) })
-}
-
-/// All bare repositories below `dir`; names have at most 8 segments.
-fn repositories(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut open = vec![(dir.to_path_buf(), 0)];
-    while let Some((dir, depth)) = open.pop() {
-        for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|ext| ext == "git") {
-                found.push(path);
-            } else if path.is_dir() && depth < 8 {
-                open.push((path, depth + 1));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The repositories below `dir` that are ours.
-pub(crate) fn managed(dir: &Path) -> Result<Vec<PathBuf>> {
-    Ok(repositories(dir)?.into_iter().filter(|path| path.join(LIFE).exists()).collect())
-}
-
-/// How many repositories below `dir` are ours.
-pub fn count_repositories(dir: &Path) -> Result<usize> {
-    Ok(managed(dir)?.len())
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::Places;
-use super::git::{GitPort, managed};
-use crate::git::hooks;
+use super::git::GitPort;
+use crate::git::{hooks, repositories};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Rounds between two looks at what time stamps do not show, as the system's own Git configuration: 10 minutes.
@@ -55,7 +55,7 @@ struct Seen {
 }
 
 fn look(port: &GitPort, seen: &mut BTreeMap<PathBuf, Seen>, full: bool) -> Result<()> {
-    let paths = managed(&port.places().repos)?;
+    let paths = repositories::managed(&port.places().repos)?;
     seen.retain(|path, _| paths.binary_search(path).is_ok());
     for path in paths {
         let seen = seen.entry(path.clone()).or_default();

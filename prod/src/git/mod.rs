@@ -12,6 +12,7 @@ mod objects;
 mod pack;
 mod packed;
 mod refs;
+pub(crate) mod repositories;
 mod store;
 mod sweep;
 #[cfg(test)]
