@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::fetch::{Ask, Peers, fetch};
 use super::spool::Spools;
 use super::{Fact, Places, test_points};
-use crate::git::{Cut, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks, repositories};
+use crate::git::{Cut, Disks, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks, repositories};
 
 /// How often a pack that is being cut says so: well below `push.timeout`, which it prolongs.
 const BEAT: Duration = Duration::from_secs(1);
@@ -27,6 +27,7 @@ pub(super) struct GitPort {
     places: Arc<Places>,
     facts: mpsc::UnboundedSender<Fact>,
     stores: Arc<Mutex<BTreeMap<RepoName, Arc<Store>>>>,
+    pub(super) disks: Arc<Disks>,
     spools: Spools,
     peers: Peers,
     pub(super) gates: Gates,
@@ -45,9 +46,10 @@ impl Gates {
 impl GitPort {
     pub(super) fn new(places: Places, peers: Peers, facts: mpsc::UnboundedSender<Fact>) -> Result<Self> {
         let repos = places.repos.canonicalize().with_context(|| format!("cannot find {}", places.repos.display()))?;
+        let disks = Arc::new(Disks::flushed_by(&repos, sync)?);
         let places = Arc::new(Places { repos, ..places });
         let spools = Spools::new(&places.state);
-        Ok(Self { places, facts, stores: Arc::default(), spools, peers, gates: Gates::default() })
+        Ok(Self { places, facts, stores: Arc::default(), disks, spools, peers, gates: Gates::default() })
     }
 
     fn path(&self, repo: &RepoName) -> PathBuf {
@@ -95,8 +97,13 @@ impl GitPort {
             let Some(input) = port.answer(effect) else { return };
             drop(passing);
             test_points::pass(&format!("after-{place}"));
+            let fact = match port.disks.lost() {
+                // An answer might have the journal call done what the disk has lost.
+                Some(why) => Fact::Broken(why.to_string()),
+                None => Fact::Input(Input::Git(input)),
+            };
             // A daemon that has ended waits for no answer.
-            let _ = port.facts.send(Fact::Input(Input::Git(input)));
+            let _ = port.facts.send(fact);
         });
     }
 
@@ -164,9 +171,8 @@ impl GitPort {
                 GitInput::RefsRead { op, refs: page }
             }
             GitEffect::Flush { op, repos } => {
-                let done =
-                    repos.iter().filter(|repo| self.path(repo).exists()).try_for_each(|repo| self.store(repo)?.flush());
-                self.done(op, "flushing repositories", done)
+                let paths: Vec<PathBuf> = repos.iter().map(|repo| self.path(repo)).collect();
+                self.done(op, "flushing repositories", self.disks.flush(paths.iter().map(PathBuf::as_path)))
             }
         })
     }
@@ -379,7 +385,7 @@ impl GitPort {
                 .with_context(|| format!("cannot move {} to {}", path.display(), to.display()))?;
         }
         let Some(shape) = shape else { return Ok(()) };
-        let store = Store::create(&path, shape.head.as_str())?;
+        let store = Store::create(&path, shape.head.as_str(), &self.disks)?;
         if life.is_none() && !other_life && !store.refs()?.is_empty() {
             anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
         }
@@ -405,6 +411,12 @@ fn place(effect: &GitEffect) -> (&'static str, Option<&RepoName>) {
         GitEffect::WriteSpool { .. } => ("spool-write", None),
         GitEffect::DropSpool { .. } | GitEffect::DigestRefs { .. } | GitEffect::ReadRefs { .. } => ("other", None),
     }
+}
+
+/// As [`Disks::new`] has it, unless a test wants it to fail.
+fn sync(dir: &std::fs::File) -> std::io::Result<()> {
+    // 5 is EIO.
+    if test_points::fails("flush") { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(rustix::fs::syncfs(dir)?) }
 }
 
 /// One keep ref a tip, since one push may have several.

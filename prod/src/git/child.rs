@@ -27,7 +27,7 @@ const SAID_MAX: usize = 2 << 10;
 /// Children at once in this process; one more waits until another ends, which each does.
 const CHILDREN_MAX: usize = 4;
 /// Blobs above 4 MiB are streamed and never deltified; windows and caches stay small, and one thread is enough beside
-/// those who serve. Nothing is flushed here: `Store::flush` does it for all.
+/// those who serve. Nothing is flushed here: `Disks::flush` does it for all.
 const LIMITS: [&str; 8] = [
     "core.bigFileThreshold=4m",
     "core.deltaBaseCacheLimit=16m",

@@ -2,9 +2,11 @@
 //!
 //! Promises: a pack that it cuts is closed (one object too many is possible, one too few is not), a ref moves only from
 //! the value that the caller named, and nothing that arrives in a pack is trusted before it is checked. Never decides
-//! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Store::flush`].
+//! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Disks::flush`].
 
 mod child;
+mod disks;
+mod freshen;
 pub mod hooks;
 mod index;
 mod ingest;
@@ -25,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use refrain_core::ids::Oid;
 
+pub use disks::Disks;
 pub use store::Store;
 
 /// Largest object that is held in memory, but for commits, trees and tags: 4 MiB. Packs with longer ones are cut and

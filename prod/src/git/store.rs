@@ -2,7 +2,7 @@
 //!
 //! Owns the path and the object database handle. The handle is opened anew whenever a pack directory has changed: its
 //! table of packs has a fixed size and mapped packs outlive their deletion, so an old handle may call a present object
-//! missing or a pruned one present. Promises nothing about durability before [`Store::flush`].
+//! missing or a pruned one present. Promises nothing about durability: that is [`Disks`]'.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,11 +13,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use refrain_core::ids::Oid;
 
+use super::freshen::Freshen;
 use super::ingest::{self, unique};
 use super::objects::{Objects, parse_tag};
 use super::refs::Refs;
 use super::walk::{Step, Walked, is_ancestor, walk};
-use super::{Cut, Ingested, Outgrown, RefEdit, SetOutcome, pack, sweep};
+use super::{Cut, Disks, Ingested, Outgrown, RefEdit, SetOutcome, pack, sweep};
 
 /// Settings of every repository that we serve; [`Store::create`] writes them and `hooks verify` checks the ones that
 /// matter. gc is ours to start; all refs but ours go through the hook; nobody sees `refs/refrain/`.
@@ -64,7 +65,7 @@ fn stamp(dir: &Path) -> Stamp {
 impl Store {
     /// Creates a bare repository whose HEAD names `head`, or opens the one that is there. It is built beside its place
     /// and renamed, so a crash leaves nothing or all of it.
-    pub fn create(path: &Path, head: &str) -> Result<Store> {
+    pub fn create(path: &Path, head: &str, disks: &Disks) -> Result<Store> {
         if path.join("HEAD").exists() {
             return Store::open(path);
         }
@@ -80,14 +81,14 @@ impl Store {
         let tmp = parent.join(unique(&prefix));
         build(&tmp, head).with_context(|| format!("repository {} could not be created", path.display()))?;
         // Flushed before it is visible: a repository that exists is complete.
-        sync_fs(&tmp)?;
+        disks.flush([&*tmp])?;
         if let Err(error) = fs::rename(&tmp, path) {
             let _ = fs::remove_dir_all(&tmp);
             if !path.join("HEAD").exists() {
                 return Err(error).with_context(|| format!("repository {} could not be put in place", path.display()));
             }
         }
-        sync_fs(parent)?;
+        disks.flush([parent])?;
         Store::open(path)
     }
 
@@ -185,12 +186,18 @@ impl Store {
     }
 
     /// The first object that `tips` need and that is not here, below those of `hide` that are here. `hide` must hold
-    /// values that refs show: only those are complete.
+    /// values that refs show: only those are complete. What is found is safe from pruning for days.
     pub fn missing(&self, tips: &[Oid], hide: &[Oid]) -> Result<Option<Oid>> {
         let objects = self.objects()?;
         let hide = self.present(&objects, hide);
+        let dir = self.path.join("objects");
+        let fresh = Freshen::new(&dir);
         let walked = walk(&objects, tips, &hide, &mut |oid, _, data| {
-            Ok(if data.is_some() || objects.header(&oid).is_some() { Step::Go } else { Step::Missing })
+            if data.is_none() && objects.header(&oid).is_none() {
+                return Ok(Step::Missing);
+            }
+            fresh.object(&oid);
+            Ok(Step::Go)
         })?;
         match walked {
             Walked::All => Ok(None),
@@ -255,23 +262,10 @@ impl Store {
         Refs { git_dir: &self.path }.set_head(target)
     }
 
-    /// Makes durable whatever was written into this repository so far, by us or by `git`: neither flushes on a small
-    /// push. One system call for the file system, so callers flush once a batch.
-    pub fn flush(&self) -> Result<()> {
-        sync_fs(&self.path)
-    }
-
     /// Takes away what dead processes left behind; says what, a sentence each. To be called before the site serves.
     pub fn sweep(&self) -> Result<Vec<String>> {
         sweep::sweep(&self.path)
     }
-}
-
-fn sync_fs(path: &Path) -> Result<()> {
-    let dir = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
-    rustix::fs::syncfs(&dir).with_context(|| {
-        format!("what was written to {} could not be made durable; check the disk, then restart", path.display())
-    })
 }
 
 fn build(dir: &Path, head: &str) -> Result<()> {

@@ -15,13 +15,16 @@ use super::*;
 /// A bare repository with a Store, and plain git beside it, cut off from this machine's configuration.
 struct World {
     dir: tempfile::TempDir,
+    disks: Disks,
     /// Seconds since 1970 of the next commit.
     clock: i64,
 }
 
 impl World {
     fn new() -> Self {
-        World { dir: tempfile::tempdir().expect("temp dir"), clock: 1_700_000_000 }
+        let dir = tempfile::tempdir().expect("temp dir");
+        let disks = Disks::new(dir.path()).expect("opened");
+        World { dir, disks, clock: 1_700_000_000 }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -30,7 +33,12 @@ impl World {
 
     /// A repository of ours.
     fn store(&self, name: &str) -> Store {
-        Store::create(&self.path(name), "refs/heads/main").expect("created")
+        self.create(name, "refs/heads/main")
+    }
+
+    /// One whose HEAD names `head`.
+    fn create(&self, name: &str, head: &str) -> Store {
+        Store::create(&self.path(name), head, &self.disks).expect("created")
     }
 
     fn command(&self, repo: &Path, args: &[&str]) -> Command {

@@ -297,6 +297,52 @@ fn hostile_packs_are_refused_whole() {
     world.fsck(two.path());
 }
 
+/// As if everything in the repository had been written 20 days ago.
+fn age(repo: &Path) {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(20 * 24 * 60 * 60);
+    let mut open = vec![repo.join("objects")];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+            if entry.path().is_dir() {
+                open.push(entry.path());
+            } else {
+                std::fs::File::open(entry.path()).and_then(|file| file.set_modified(then)).expect("aged");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_old_object_that_comes_again_or_that_a_proof_finds_is_not_pruned_before_a_ref_holds_it() {
+    let mut world = World::new();
+    let (one, two) = (world.store("one.git"), world.store("two.git"));
+    let [a, .., c] = history(&mut world, one.path());
+    let pack = pack_of(one.cut_pack(&[c], &[], 1 << 20).expect("cut"));
+    let prune = |world: &World| world.git(two.path(), &["prune", "--expire=2.weeks.ago"]);
+    let ingest = || assert!(matches!(two.ingest(&pack).expect("ingest"), Ingested::Done { .. }));
+    ingest();
+    age(two.path());
+    ingest();
+    prune(&world);
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), None, "pushed again");
+    age(two.path());
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), None);
+    prune(&world);
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), None, "proved");
+    age(two.path());
+    prune(&world);
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), Some(c), "what nobody asked for goes");
+    ingest();
+    world.git(two.path(), &["update-ref", "refs/heads/main", &c.to_string()]);
+    world.git(two.path(), &["repack", "-adq"]);
+    age(two.path());
+    assert_eq!(two.missing(&[a], &[]).expect("walk"), None);
+    let packs = std::fs::read_dir(two.path().join("objects/pack")).expect("dir").flatten();
+    let mut packs = packs.filter(|entry| entry.path().extension().is_some_and(|ext| ext == "pack"));
+    let age = packs.next().expect("one").metadata().expect("there").modified().expect("a time").elapsed();
+    assert!(age.expect("past") < std::time::Duration::from_secs(3_600), "so is a pack");
+}
+
 #[test]
 fn how_long_a_small_push_takes() {
     let mut world = World::new();
@@ -327,7 +373,7 @@ fn how_long_a_small_push_takes() {
         println!("{what}: median {:?}, min {:?}", times[times.len() / 2], times[0]);
     }
     let t = std::time::Instant::now();
-    two.flush().expect("flush");
+    world.disks.flush([two.path()]).expect("flush");
     println!("flush: {:?}", t.elapsed());
 }
 

@@ -9,17 +9,17 @@ fn a_created_repository_is_one_that_git_accepts_and_creating_again_opens_it() {
     let world = World::new();
     let leftover = world.path("a/.b.git.new-1-1");
     std::fs::create_dir_all(&leftover).expect("as if killed in creation");
-    let store = Store::create(&world.path("a/b.git"), "refs/heads/trunk").expect("created");
+    let store = world.create("a/b.git", "refs/heads/trunk");
     assert!(!leftover.exists());
     assert_eq!(store.head().expect("head"), "refs/heads/trunk");
     store.set_head("refs/heads/other").expect("set");
-    let again = Store::create(&world.path("a/b.git"), "refs/heads/trunk").expect("opened");
+    let again = world.create("a/b.git", "refs/heads/trunk");
     assert_eq!(again.head().expect("head"), "refs/heads/other");
     assert_eq!(world.git(store.path(), &["symbolic-ref", "HEAD"]), "refs/heads/other");
     assert_eq!(world.git(store.path(), &["config", "receive.procReceiveRefs"]), "refs");
     assert_eq!(world.git(store.path(), &["rev-parse", "--is-bare-repository"]), "true");
     world.fsck(store.path());
-    store.flush().expect("flushed");
+    world.disks.flush([store.path()]).expect("flushed");
 }
 
 #[test]
