@@ -300,6 +300,7 @@ impl Task {
         self.pushes.clear();
         self.orders.clear();
         self.clients.close().await;
+        self.git.close().await;
         ended
     }
 

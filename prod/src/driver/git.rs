@@ -16,10 +16,15 @@ use tokio::sync::mpsc;
 use super::fetch::{Ask, Peers, fetch};
 use super::spool::Spools;
 use super::{Fact, Places, test_points};
-use crate::git::{Cut, Disks, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks, repositories};
+use crate::git::{
+    Cut, Disks, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, distrust_memory, hooks, repositories,
+};
 
 /// How often a pack that is being cut says so: well below `push.timeout`, which it prolongs.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// In the state directory: a flush has failed, so what memory shows of repositories may not be on the disk.
+const FLUSH_FAILED: &str = "flush-failed";
 
 /// One site's repositories.
 #[derive(Clone)]
@@ -61,13 +66,42 @@ impl GitPort {
         self.spools.sweep()?;
         let found = repositories::find(&self.places.repos)?;
         found.unlisted.iter().for_each(|why| tracing::warn!("{why}"));
+        let mark = self.places.state.join(FLUSH_FAILED);
+        let doubtful = mark.exists();
         for path in found.ours {
+            if doubtful {
+                let files = distrust_memory(&path)?;
+                tracing::warn!("{}: {files} files are read from the disk again, since a flush failed", path.display());
+            }
             // One that cannot be served does not keep the site from serving the others.
             if let Err(why) = self.sweep_one(&path) {
                 tracing::error!("{why:#}");
             }
         }
+        if doubtful {
+            std::fs::remove_file(&mark).with_context(|| format!("{} cannot be removed", mark.display()))?;
+        }
         Ok(())
+    }
+
+    /// Ends the site. The mark is for the next start, and lasts as long as memory may lie: until the machine's.
+    fn broken(&self, why: &str) -> Fact {
+        if let Err(why) = std::fs::write(self.places.state.join(FLUSH_FAILED), why) {
+            tracing::error!("{} cannot be written in {}: {why}", FLUSH_FAILED, self.places.state.display());
+        }
+        Fact::Broken(why.to_string())
+    }
+
+    /// When the site ends. Another site of this process may have been told of a failed flush that this one has not
+    /// heard of yet, and whose mark it needs too. A disk that does not answer in time says nothing.
+    pub(super) async fn close(&self) {
+        const WITHIN: Duration = Duration::from_secs(2);
+        let port = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let _ = port.disks.flush([&*port.places.repos]);
+            port.disks.lost().map(|why| port.broken(why))
+        });
+        let _ = tokio::time::timeout(WITHIN, asked).await;
     }
 
     fn sweep_one(&self, path: &Path) -> Result<()> {
@@ -99,7 +133,7 @@ impl GitPort {
             test_points::pass(&format!("after-{place}"));
             let fact = match port.disks.lost() {
                 // An answer might have the journal call done what the disk has lost.
-                Some(why) => Fact::Broken(why.to_string()),
+                Some(why) => port.broken(why),
                 None => Fact::Input(Input::Git(input)),
             };
             // A daemon that has ended waits for no answer.

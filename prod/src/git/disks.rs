@@ -87,6 +87,26 @@ impl Disks {
     }
 }
 
+/// Has the files of a repository be read from the disk when they are read next: what memory shows of them may be what a
+/// failed flush has lost. Gives how many there are. Those that are being written or mapped keep what they have.
+pub fn distrust_memory(repo: &Path) -> Result<usize> {
+    let (mut files, mut open) = (0, vec![repo.join("objects"), repo.join("refs")]);
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| format!("{} cannot be listed", dir.display()))? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                open.push(entry.path());
+            } else if kind.is_file() {
+                let file = File::open(entry.path()).with_context(|| format!("{:?} cannot be read", entry.path()))?;
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+                files += 1;
+            }
+        }
+    }
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};

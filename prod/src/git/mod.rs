@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use refrain_core::ids::Oid;
 
-pub use disks::Disks;
+pub use disks::{Disks, distrust_memory};
 pub use store::Store;
 
 /// Largest object that is held in memory, but for commits, trees and tags: 4 MiB. Packs with longer ones are cut and
