@@ -8,10 +8,12 @@ mod clients;
 #[cfg(debug_assertions)]
 mod faults;
 mod fetch;
+mod gates;
 mod git;
 mod log;
 mod spool;
 mod status;
+mod stores;
 mod tables;
 mod test_points;
 mod upkeep;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,7 +14,9 @@ use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
 
 use super::fetch::{Ask, Peers, fetch};
+use super::gates::{Gates, Passing};
 use super::spool::Spools;
+use super::stores::Stores;
 use super::{Fact, Places, test_points};
 use crate::git::{
     Cut, Disks, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, distrust_memory, hooks, repositories,
@@ -31,21 +33,11 @@ const FLUSH_FAILED: &str = "flush-failed";
 pub(super) struct GitPort {
     places: Arc<Places>,
     facts: mpsc::UnboundedSender<Fact>,
-    stores: Arc<Mutex<BTreeMap<RepoName, Arc<Store>>>>,
+    stores: Stores,
     pub(super) disks: Arc<Disks>,
     spools: Spools,
     peers: Peers,
     pub(super) gates: Gates,
-}
-
-/// A gate a repository: orders pass it together, repacking alone.
-#[derive(Clone, Default)]
-pub(super) struct Gates(Arc<Mutex<BTreeMap<PathBuf, Arc<RwLock<()>>>>>);
-
-impl Gates {
-    pub(super) fn of(&self, path: &Path) -> Arc<RwLock<()>> {
-        self.0.lock().expect("no thread panics while it holds the map").entry(path.to_path_buf()).or_default().clone()
-    }
 }
 
 impl GitPort {
@@ -54,7 +46,7 @@ impl GitPort {
         let disks = Arc::new(Disks::flushed_by(&repos, sync)?);
         let places = Arc::new(Places { repos, ..places });
         let spools = Spools::new(&places.state);
-        Ok(Self { places, facts, stores: Arc::default(), disks, spools, peers, gates: Gates::default() })
+        Ok(Self { places, facts, stores: Stores::default(), disks, spools, peers, gates: Gates::default() })
     }
 
     fn path(&self, repo: &RepoName) -> PathBuf {
@@ -123,11 +115,10 @@ impl GitPort {
             return;
         }
         let port = self.clone();
-        tokio::task::spawn_blocking(move || {
-            let (place, repo) = place(&effect);
+        let (place, repo) = place(&effect);
+        let gate = repo.map(|repo| self.gates.of(&self.path(repo)));
+        let work = move |passing: Option<Passing>| {
             test_points::pass(&format!("before-{place}"));
-            let gate = repo.map(|repo| port.gates.of(&port.path(repo)));
-            let passing = gate.as_ref().map(|gate| gate.read().unwrap_or_else(std::sync::PoisonError::into_inner));
             let Some(input) = port.answer(effect) else { return };
             drop(passing);
             test_points::pass(&format!("after-{place}"));
@@ -138,7 +129,17 @@ impl GitPort {
             };
             // A daemon that has ended waits for no answer.
             let _ = port.facts.send(fact);
-        });
+        };
+        match gate.map(|gate| (gate.clone().try_read_owned(), gate)) {
+            None => drop(tokio::task::spawn_blocking(move || work(None))),
+            Some((Ok(passing), _)) => drop(tokio::task::spawn_blocking(move || work(Some(passing)))),
+            // Something is being removed there, which takes milliseconds. No thread waits for it: the journal needs
+            // them too. The core bounds how many orders can wait.
+            Some((Err(_), gate)) => drop(tokio::spawn(async move {
+                let passing = gate.read_owned().await;
+                tokio::task::spawn_blocking(move || work(Some(passing)));
+            })),
+        }
     }
 
     fn answer(&self, effect: GitEffect) -> Option<GitInput> {
@@ -249,13 +250,7 @@ impl GitPort {
     }
 
     fn store(&self, repo: &RepoName) -> Result<Arc<Store>> {
-        let known = self.stores.lock().expect("no thread panics while it holds the map").get(repo).cloned();
-        if let Some(store) = known {
-            return Ok(store);
-        }
-        let store = Arc::new(Store::open(&self.path(repo))?);
-        self.stores.lock().expect("no thread panics while it holds the map").insert(repo.clone(), store.clone());
-        Ok(store)
+        self.stores.get(&self.path(repo))
     }
 
     fn prepare(
@@ -361,15 +356,23 @@ impl GitPort {
 
     fn set_refs(&self, repo: &RepoName, edits: &[Edit], release: &[Offset]) -> Result<Vec<RefSet>> {
         let store = self.store(repo)?;
-        for found in edits.iter().filter(|edit| edit.found).filter_map(|edit| edit.old) {
-            let edit = RefEdit { name: format!("refs/refrain/found/{found}"), old: None, new: Some(found) };
-            store.set_refs(&[edit], false);
-        }
+        // First: once its ref has moved, nothing else holds what a stranger put there.
+        let lost: Vec<Option<SetOutcome>> = edits.iter().map(|edit| keep_found(&store, edit).err()).collect();
+        let sound = || edits.iter().zip(&lost).filter(|(_, lost)| lost.is_none()).map(|(edit, _)| edit);
         let asked: Vec<RefEdit> =
-            edits.iter().map(|edit| RefEdit { name: edit.name.to_string(), old: edit.old, new: edit.new }).collect();
-        let results = store.set_refs(&asked, false);
+            sound().map(|edit| RefEdit { name: edit.name.to_string(), old: edit.old, new: edit.new }).collect();
+        let mut set = store.set_refs(&asked, false).into_iter();
+        let results =
+            lost.iter().map(|lost| lost.clone().unwrap_or_else(|| set.next().expect("each that was asked has one")));
+        let results: Vec<SetOutcome> = results.collect();
         test_points::pass("before-release");
-        if !release.is_empty() {
+        let is_done = |(edit, result): (&Edit, &SetOutcome)| match result {
+            SetOutcome::Done => true,
+            SetOutcome::Refused { actual } => *actual == edit.new,
+            SetOutcome::Failed(_) => false,
+        };
+        // One that is not shown yet may have nothing but its keep ref to hold it.
+        if !release.is_empty() && edits.iter().zip(&results).all(is_done) {
             for (name, value) in store.refs_below("refs/refrain/keep")? {
                 let offset =
                     name.rsplit('/').next().and_then(|last| last.split('-').next()).and_then(|at| at.parse().ok());
@@ -385,16 +388,15 @@ impl GitPort {
                 SetOutcome::Done => RefSet::Done,
                 SetOutcome::Refused { actual } => RefSet::Refused { actual },
                 SetOutcome::Failed(why) => {
-                    failed.push((&edit.name, why));
+                    failed.push((edit, why));
                     RefSet::Failed
                 }
             });
         }
-        if let Some((name, why)) = failed.first() {
-            let mut names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
-            names.push("packed-refs");
-            store.release_locks(&names);
-            let others = failed.len() - 1;
+        if let Some((first, why)) = failed.first() {
+            let names: Vec<String> = failed.iter().flat_map(|(edit, _)| locks_of(edit)).collect();
+            store.release_locks(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            let (name, others) = (&first.name, failed.len() - 1);
             tracing::warn!(%repo, %name, others, "a ref could not be set and is tried again: {why}");
         }
         Ok(answers)
@@ -403,7 +405,7 @@ impl GitPort {
     /// A repository of another life is moved into the state directory, never deleted.
     fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<()> {
         let path = self.path(repo);
-        self.stores.lock().expect("no thread panics while it holds the map").remove(repo);
+        self.stores.forget(&path);
         let life = repositories::life(&path);
         let wanted = shape.map(|shape| shape.incarnation.0);
         // Without the mark it is one whose making was cut short: nothing was ever pushed to it.
@@ -453,9 +455,33 @@ fn sync(dir: &std::fs::File) -> std::io::Result<()> {
     if test_points::fails("flush") { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(rustix::fs::syncfs(dir)?) }
 }
 
+/// Where a value is kept that somebody else set behind the daemon.
+fn found_name(value: &Oid) -> String {
+    format!("refs/refrain/found/{value}")
+}
+
+/// Keeps what a stranger put there, if the edit takes it away.
+fn keep_found(store: &Store, edit: &Edit) -> Result<(), SetOutcome> {
+    let Some(value) = edit.old.filter(|_| edit.found) else { return Ok(()) };
+    let kept = store.set_refs(&[RefEdit { name: found_name(&value), old: None, new: Some(value) }], false);
+    match kept.into_iter().next() {
+        Some(SetOutcome::Done) => Ok(()),
+        other => Err(SetOutcome::Failed(format!("{value}, which is not refrain's, could not be kept: {other:?}"))),
+    }
+}
+
+/// The refs whose locks may be in an edit's way.
+fn locks_of(edit: &Edit) -> Vec<String> {
+    let found = edit.old.filter(|_| edit.found).map(|value| found_name(&value));
+    [edit.name.to_string(), "packed-refs".into()].into_iter().chain(found).collect()
+}
+
 /// One keep ref a tip, since one push may have several.
 fn keep_edit(store: &Store, offset: Offset, tip: &Oid) -> Result<RefEdit> {
     let name = format!("refs/refrain/keep/{offset}-{tip}");
     let old = store.read_ref(&name)?;
     Ok(RefEdit { name, old, new: Some(*tip) })
 }
+
+#[cfg(test)]
+mod tests;
