@@ -84,6 +84,14 @@ impl GitPort {
         Fact::Broken(why.to_string())
     }
 
+    /// Ends the site if a flush that was no order has failed.
+    pub(super) fn tell_if_lost(&self) {
+        if let Some(why) = self.disks.lost() {
+            // A daemon that has ended knows.
+            let _ = self.facts.send(self.broken(why));
+        }
+    }
+
     /// When the site ends. Another site of this process may have been told of a failed flush that this one has not
     /// heard of yet, and whose mark it needs too. A disk that does not answer in time says nothing.
     pub(super) async fn close(&self) {

@@ -14,6 +14,7 @@ mod objects;
 mod pack;
 mod packed;
 mod refs;
+mod repack;
 pub(crate) mod repositories;
 mod store;
 mod sweep;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use refrain_core::ids::Oid;
 
 pub use disks::{Disks, distrust_memory};
+pub use repack::Repacking;
 pub use store::Store;
 
 /// Largest object that is held in memory, but for commits, trees and tags: 4 MiB. Packs with longer ones are cut and

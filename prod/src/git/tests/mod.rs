@@ -3,6 +3,7 @@
 mod long;
 mod objects;
 mod refs;
+mod repack;
 mod site;
 
 use std::path::{Path, PathBuf};
@@ -129,5 +130,20 @@ fn pack_of(cut: Cut) -> Vec<u8> {
     match cut {
         Cut::Pack { bytes, .. } => bytes,
         other => panic!("{other:?}"),
+    }
+}
+
+/// As if everything in the repository had been written 20 days ago.
+fn age(repo: &Path) {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(20 * 24 * 60 * 60);
+    let mut open = vec![repo.join("objects")];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+            if entry.path().is_dir() {
+                open.push(entry.path());
+            } else {
+                std::fs::File::open(entry.path()).and_then(|file| file.set_modified(then)).expect("aged");
+            }
+        }
     }
 }

@@ -297,21 +297,6 @@ fn hostile_packs_are_refused_whole() {
     world.fsck(two.path());
 }
 
-/// As if everything in the repository had been written 20 days ago.
-fn age(repo: &Path) {
-    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(20 * 24 * 60 * 60);
-    let mut open = vec![repo.join("objects")];
-    while let Some(dir) = open.pop() {
-        for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
-            if entry.path().is_dir() {
-                open.push(entry.path());
-            } else {
-                std::fs::File::open(entry.path()).and_then(|file| file.set_modified(then)).expect("aged");
-            }
-        }
-    }
-}
-
 #[test]
 fn an_old_object_that_comes_again_or_that_a_proof_finds_is_not_pruned_before_a_ref_holds_it() {
     let mut world = World::new();
