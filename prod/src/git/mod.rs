@@ -5,6 +5,7 @@
 //! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Disks::flush`].
 
 mod child;
+mod command;
 mod disks;
 mod freshen;
 pub mod hooks;
@@ -16,6 +17,7 @@ mod packed;
 mod refs;
 mod repack;
 pub(crate) mod repositories;
+mod settings;
 mod store;
 mod sweep;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use refrain_core::ids::Oid;
 
+pub(crate) use command::{Reads, command};
 pub use disks::{Disks, distrust_memory};
 pub use repack::Repacking;
 pub use store::Store;
@@ -140,7 +143,7 @@ const GIT_MIN: (u32, u32) = (2, 31);
 /// Fails with a sentence if there is no usable `git`: receive-pack and upload-pack are Git's own.
 pub fn require_git() -> anyhow::Result<()> {
     use anyhow::Context;
-    let output = std::process::Command::new("git").arg("--version").output();
+    let output = command(&Reads::Nothing).arg("--version").output();
     let output = output.context("cannot run git: install git 2.31 or later and have it in PATH")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     anyhow::ensure!(version(&text) >= GIT_MIN, "{} is too old: install git 2.31 or later", text.trim());

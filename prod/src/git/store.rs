@@ -17,21 +17,9 @@ use super::freshen::Freshen;
 use super::ingest::{self, unique};
 use super::objects::{Objects, parse_tag};
 use super::refs::Refs;
+use super::settings::{self, SETTINGS};
 use super::walk::{Step, Walked, is_ancestor, walk};
 use super::{Cut, Disks, Ingested, Outgrown, RefEdit, SetOutcome, pack, sweep};
-
-/// Settings of every repository that we serve; [`Store::create`] writes them and `hooks verify` checks the ones that
-/// matter. gc is ours to start; all refs but ours go through the hook; nobody sees `refs/refrain/`.
-pub(super) const SETTINGS: [(&str, &str); 8] = [
-    ("gc.auto", "0"),
-    ("maintenance.auto", "false"),
-    ("receive.autogc", "false"),
-    ("receive.procReceiveRefs", "refs"),
-    ("transfer.hideRefs", "refs/refrain"),
-    ("core.logAllRefUpdates", "false"),
-    ("http.receivepack", "true"),
-    ("receive.denyDeleteCurrent", "ignore"),
-];
 
 /// A directory changed so recently that its time stamp may not show the next change: coarsest common granularity.
 const RACY: Duration = Duration::from_millis(50);
@@ -274,45 +262,17 @@ fn build(dir: &Path, head: &str) -> Result<()> {
     }
     fs::write(dir.join("HEAD"), format!("ref: {head}\n"))?;
     let mut config = String::from("[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n");
-    for (key, value) in SETTINGS {
-        let (section, name) = key.split_once('.').expect("settings are section.name");
-        config.push_str(&format!("[{section}]\n\t{name} = {value}\n"));
+    for setting in &SETTINGS {
+        let (section, name) = setting.key.split_once('.').expect("settings are section.name");
+        config.push_str(&format!("[{section}]\n\t{name} = {}\n", setting.value));
     }
     fs::write(dir.join("config"), config)?;
-    Ok(())
-}
-
-/// Gives an existing repository the settings that a created one has; changes nothing that is right already.
-pub(super) fn configure(path: &Path) -> Result<()> {
-    let file = path.join("config");
-    let config = gix::config::File::from_path_no_includes(file.clone(), gix::config::Source::Local)
-        .map_err(|e| anyhow::anyhow!("{} cannot be read: {e}", file.display()))?;
-    for (key, value) in SETTINGS {
-        let set = config.strings(key).unwrap_or_default();
-        let many = key == "transfer.hideRefs" || key == "receive.procReceiveRefs";
-        let right = if many { set.iter().any(|v| v == value) } else { set.last().is_some_and(|v| v == value) };
-        if right {
-            continue;
-        }
-        // Git would wait for nobody; what is older than a moment is a corpse's.
-        sweep::release(path, &["config"]);
-        let action = if many { "--add" } else { "--replace-all" };
-        let status = std::process::Command::new("git")
-            .args(["config", "--file"])
-            .arg(&file)
-            .args([action, key, value])
-            .status()
-            .context("git could not be started; is it installed?")?;
-        if !status.success() {
-            bail!("git could not set {key} in {}", file.display());
-        }
-    }
     Ok(())
 }
 
 impl Store {
     /// Gives an adopted repository the settings of a created one.
     pub fn configure(&self) -> Result<()> {
-        configure(&self.path)
+        settings::configure(&self.path)
     }
 }

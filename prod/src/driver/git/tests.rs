@@ -1,5 +1,6 @@
 //! Orders to the port, and what they leave in the repository.
 
+use super::refs::found_name;
 use super::*;
 
 struct World {

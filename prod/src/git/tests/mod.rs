@@ -133,10 +133,10 @@ fn pack_of(cut: Cut) -> Vec<u8> {
     }
 }
 
-/// As if everything in the repository had been written 20 days ago.
-fn age(repo: &Path) {
+/// As if everything below `dir` of the repository had been written 20 days ago.
+fn age(repo: &Path, dir: &str) {
     let then = std::time::SystemTime::now() - std::time::Duration::from_secs(20 * 24 * 60 * 60);
-    let mut open = vec![repo.join("objects")];
+    let mut open = vec![repo.join(dir)];
     while let Some(dir) = open.pop() {
         for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
             if entry.path().is_dir() {

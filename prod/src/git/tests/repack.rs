@@ -47,7 +47,7 @@ fn all_that_refs_reach_comes_into_one_pack_and_only_what_is_old_and_unreached_go
     world.git(&repo, &["update-ref", "refs/heads/main", &first.to_string()]);
     world.git(&repo, &["repack", "-dq"]);
     pack_alone(&world, &repo, &lost[1]);
-    age(&repo);
+    age(&repo, "objects");
     let kept = blob(&world, &repo, "an operator's");
     let keep = pack_alone(&world, &repo, &kept).with_extension("keep");
     std::fs::write(&keep, "an operator's").expect("written");
@@ -84,7 +84,7 @@ fn what_an_order_came_to_rely_on_meanwhile_stays() {
     world.git(&repo, &["update-ref", "refs/heads/main", &tip.to_string()]);
     let wanted = [blob(&world, &repo, "loose"), blob(&world, &repo, "packed")];
     let pack = pack_alone(&world, &repo, &wanted[1]);
-    age(&repo);
+    age(&repo, "objects");
     let touched = RefCell::new(vec![loose(&repo, &wanted[0]), pack]);
     // What git decided to drop is needed after all, before the first file goes.
     let free = || {
@@ -105,7 +105,7 @@ fn nothing_goes_where_orders_never_pause() {
     world.git(&repo, &["update-ref", "refs/heads/main", &tip.to_string()]);
     let packed = blob(&world, &repo, "packed");
     let pack = pack_alone(&world, &repo, &packed);
-    age(&repo);
+    age(&repo, "objects");
     let why = repack(&world, &repo, &|| false).expect_err("no moment").to_string();
     assert!(why.contains("never paused"), "{why}");
     assert!(pack.exists() && loose(&repo, &tip).exists() && one.has(&packed));

@@ -169,6 +169,33 @@ fn the_sweep_takes_what_the_dead_left_and_leaves_what_the_living_need() {
 }
 
 #[test]
+fn a_lock_stays_however_old_it_is_while_somebody_is_inside_who_may_set_refs() {
+    let world = World::new();
+    let store = world.store("one.git");
+    let lock = store.path().join("refs/heads/a.lock");
+    std::fs::write(&lock, "").expect("written");
+    age(store.path(), "refs");
+    // Its parent ends at once, so it is nobody's child here.
+    let stranger = Command::new("sh")
+        .args(["-c", "sleep 300 > /dev/null 2>&1 & echo $!"])
+        .current_dir(store.path())
+        .output()
+        .expect("it starts");
+    store.release_locks(&["refs/heads/a"]);
+    let stayed = lock.exists();
+    let pid = String::from_utf8_lossy(&stranger.stdout).trim().to_owned();
+    assert!(Command::new("kill").arg(&pid).status().expect("kill runs").success() && stayed);
+    while std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|dir| dir == store.path()) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut child = world.command(store.path(), &["cat-file", "--batch"]);
+    let child = child.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("git");
+    store.release_locks(&["refs/heads/a"]);
+    assert!(!lock.exists(), "what this process started sets no refs");
+    assert!(child.wait_with_output().expect("ended").status.success());
+}
+
+#[test]
 fn the_version_is_the_third_word_whatever_follows() {
     for (text, version) in [
         ("git version 2.39.5\n", (2, 39)),
