@@ -47,3 +47,34 @@ impl Gates {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_remover_waits_for_orders_and_holds_up_none_while_it_waits() {
+        let gates = Gates::default();
+        let path = PathBuf::from("r.git");
+        let order = gates.of(&path).read_owned().await;
+        let remover = std::thread::spawn({
+            let (gates, path) = (gates.clone(), path.clone());
+            move || gates.alone(&path, || gates.of(&path).try_read().is_err())
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!remover.is_finished(), "an order is carried out");
+        let later = gates.of(&path).try_read_owned().expect("another order passes all the same");
+        drop((order, later));
+        assert_eq!(remover.join().expect("it ends"), Some(true), "it was alone");
+        assert!(gates.of(&path).try_read_owned().is_ok());
+    }
+
+    #[test]
+    fn gates_that_nobody_uses_do_not_pile_up() {
+        let gates = Gates::default();
+        let used = gates.of(Path::new("used"));
+        (0..3 * IDLE_MAX).for_each(|at| drop(gates.of(Path::new(&at.to_string()))));
+        assert!(gates.0.lock().expect("held by nobody").len() <= IDLE_MAX + 1);
+        assert!(Arc::ptr_eq(&used, &gates.of(Path::new("used"))), "an order holds it");
+    }
+}
