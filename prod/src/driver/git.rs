@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use refrain_core::ids::{Digest, Offset, Oid, Op};
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::port::{Edit, GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
+use refrain_core::port::{GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
 use refrain_core::record::Have;
 use refrain_core::table::TableKey;
 use tokio::sync::mpsc;

@@ -1,7 +1,10 @@
 //! Orders to the port, and what they leave in the repository.
 
+use refrain_core::port::Edit;
+
 use super::refs::found_name;
 use super::*;
+use crate::git::{RefEdit, SetOutcome};
 
 struct World {
     _dir: tempfile::TempDir,
