@@ -8,11 +8,13 @@ mod clients;
 #[cfg(debug_assertions)]
 mod faults;
 mod fetch;
+mod gates;
 mod git;
 mod held;
 mod log;
 mod spool;
 mod status;
+mod stores;
 mod tables;
 mod test_points;
 mod upkeep;
@@ -36,15 +38,14 @@ use tokio::time::Instant;
 pub(crate) use clients::SOCKET_PATH_MAX;
 pub use clients::{Request, Response};
 pub use fetch::Peers;
-pub(crate) use git::LIFE;
-pub use git::count_repositories;
-pub(crate) use git::managed;
 pub(crate) use held::LOCK_WAIT;
 pub use held::Locked;
 pub use log::LogPort;
 pub use status::{MemberReply, PartitionReply, StatusReply};
 pub use tables::{RefRow, RepoRow, TableHead};
 
+pub use crate::git::repositories::count as count_repositories;
+pub(crate) use crate::git::repositories::{LIFE, managed};
 use crate::journal::Journal;
 use held::Held;
 
@@ -278,6 +279,7 @@ impl Task {
         self.pushes.clear();
         self.orders.clear();
         self.clients.close(self.stop_by.unwrap_or_else(|| Instant::now() + CLOSE_WITHIN)).await;
+        self.git.close().await;
         ended
     }
 

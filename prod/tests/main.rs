@@ -8,6 +8,8 @@ mod client;
 mod damaged;
 mod demo;
 #[cfg(debug_assertions)]
+mod disks;
+#[cfg(debug_assertions)]
 mod faulty;
 mod hooks;
 mod http;

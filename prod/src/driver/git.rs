@@ -1,85 +1,121 @@
 //! The Git port: executes the core's orders on this site's bare repositories, each on a worker thread.
 
+mod refs;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use refrain_core::ids::{Digest, Offset, Oid, Op};
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::port::{Edit, GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
+use refrain_core::port::{GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
 use refrain_core::record::Have;
 use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
 
 use super::fetch::{Ask, Peers, fetch};
+use super::gates::{Gates, Passing};
 use super::held::Held;
 use super::spool::Spools;
+use super::stores::Stores;
 use super::{Fact, Places, test_points};
-use crate::git::{Cut, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, hooks};
-
-/// Names the life of a repository, beside Git's own files. Written last when a repository is made.
-pub(crate) const LIFE: &str = "refrain-incarnation";
+use crate::git::{
+    Cut, Disks, Ingested, Outgrown, Progress, RefEdit, SetOutcome, Store, distrust_memory, hooks, repositories,
+};
 
 /// How often a pack that is being cut says so: well below `push.timeout`, which it prolongs.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// In the state directory: a flush has failed, so what memory shows of repositories may not be on the disk.
+const FLUSH_FAILED: &str = "flush-failed";
 
 /// One site's repositories.
 #[derive(Clone)]
 pub(super) struct GitPort {
     places: Arc<Places>,
     facts: mpsc::UnboundedSender<Fact>,
-    stores: Arc<Mutex<BTreeMap<RepoName, Arc<Store>>>>,
+    stores: Stores,
+    pub(super) disks: Arc<Disks>,
     spools: Spools,
     peers: Peers,
     pub(super) gates: Gates,
     pub(super) held: Held,
 }
 
-/// A gate a repository: orders pass it together, repacking alone.
-#[derive(Clone, Default)]
-pub(super) struct Gates(Arc<Mutex<BTreeMap<PathBuf, Arc<RwLock<()>>>>>);
-
-impl Gates {
-    pub(super) fn of(&self, path: &Path) -> Arc<RwLock<()>> {
-        self.0.lock().expect("no thread panics while it holds the map").entry(path.to_path_buf()).or_default().clone()
-    }
-}
-
 impl GitPort {
     pub(super) fn new(places: Places, peers: Peers, facts: mpsc::UnboundedSender<Fact>, held: Held) -> Result<Self> {
         let repos = places.repos.canonicalize().with_context(|| format!("cannot find {}", places.repos.display()))?;
+        let disks = Arc::new(Disks::flushed_by(&repos, sync)?);
         let places = Arc::new(Places { repos, ..places });
         let spools = Spools::new(&places.state);
-        Ok(Self { places, facts, stores: Arc::default(), spools, peers, gates: Gates::default(), held })
+        Ok(Self { places, facts, stores: Stores::default(), disks, spools, peers, gates: Gates::default(), held })
     }
 
     fn path(&self, repo: &RepoName) -> PathBuf {
         self.places.repos.join(format!("{repo}.git"))
     }
 
-    /// Clears what a crash left in every repository, and renews the hooks: program and socket may have moved.
+    /// Clears what a crash left in every repository of ours, and renews the hooks: program and socket may have moved.
     pub(super) fn sweep(&self) -> Result<()> {
         self.spools.sweep()?;
-        for path in repositories(&self.places.repos)? {
+        let found = repositories::find(&self.places.repos)?;
+        found.unlisted.iter().for_each(|why| tracing::warn!("{why}"));
+        let mark = self.places.state.join(FLUSH_FAILED);
+        let doubtful = mark.exists();
+        for path in found.ours {
+            if doubtful {
+                let files = distrust_memory(&path)?;
+                tracing::warn!("{}: {files} files are read from the disk again, since a flush failed", path.display());
+            }
             // One that cannot be served does not keep the site from serving the others.
             if let Err(why) = self.sweep_one(&path) {
                 tracing::error!("{why:#}");
             }
         }
+        if doubtful {
+            std::fs::remove_file(&mark).with_context(|| format!("{} cannot be removed", mark.display()))?;
+        }
         Ok(())
+    }
+
+    /// Ends the site. The mark is for the next start, and lasts as long as memory may lie: until the machine's.
+    fn broken(&self, why: &str) -> Fact {
+        if let Err(why) = std::fs::write(self.places.state.join(FLUSH_FAILED), why) {
+            tracing::error!("{} cannot be written in {}: {why}", FLUSH_FAILED, self.places.state.display());
+        }
+        Fact::Broken(why.to_string())
+    }
+
+    /// Ends the site if a flush that was no order has failed.
+    pub(super) fn tell_if_lost(&self) {
+        if let Some(why) = self.disks.lost() {
+            // A daemon that has ended knows.
+            let _ = self.facts.send(self.broken(why));
+        }
+    }
+
+    /// When the site ends. Another site of this process may have been told of a failed flush that this one has not
+    /// heard of yet, and whose mark it needs too. A disk that does not answer in time says nothing.
+    pub(super) async fn close(&self) {
+        const WITHIN: Duration = Duration::from_secs(2);
+        let port = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let _ = port.disks.flush([&*port.places.repos]);
+            port.disks.lost().map(|why| port.broken(why))
+        });
+        let _ = tokio::time::timeout(WITHIN, asked).await;
     }
 
     fn sweep_one(&self, path: &Path) -> Result<()> {
         for line in Store::open(path)?.sweep()? {
             tracing::info!("{line}");
         }
-        if path.join(LIFE).exists() {
-            // Without a child process each, since there may be many; upkeep looks closer at once.
-            hooks::install(path, &self.places.exe, &self.places.socket)?;
-        }
-        Ok(())
+        // Without a child process each, since there may be many; upkeep looks closer at once.
+        hooks::install(path, &self.places.exe, &self.places.socket)
     }
 
     pub(super) fn places(&self) -> &Places {
@@ -97,18 +133,32 @@ impl GitPort {
             return;
         }
         let (port, order) = (self.clone(), self.held.order("an order to Git"));
-        tokio::task::spawn_blocking(move || {
+        let (place, repo) = place(&effect);
+        let gate = repo.map(|repo| self.gates.of(&self.path(repo)));
+        let work = move |passing: Option<Passing>| {
             let _order = order;
-            let (place, repo) = place(&effect);
             test_points::pass(&format!("before-{place}"));
-            let gate = repo.map(|repo| port.gates.of(&port.path(repo)));
-            let passing = gate.as_ref().map(|gate| gate.read().unwrap_or_else(std::sync::PoisonError::into_inner));
             let Some(input) = port.answer(effect) else { return };
             drop(passing);
             test_points::pass(&format!("after-{place}"));
+            let fact = match port.disks.lost() {
+                // An answer might have the journal call done what the disk has lost.
+                Some(why) => port.broken(why),
+                None => Fact::Input(Input::Git(input)),
+            };
             // A daemon that has ended waits for no answer.
-            let _ = port.facts.send(Fact::Input(Input::Git(input)));
-        });
+            let _ = port.facts.send(fact);
+        };
+        match gate.map(|gate| (gate.clone().try_read_owned(), gate)) {
+            None => drop(tokio::task::spawn_blocking(move || work(None))),
+            Some((Ok(passing), _)) => drop(tokio::task::spawn_blocking(move || work(Some(passing)))),
+            // Something is being removed there, which takes milliseconds. No thread waits for it: the journal needs
+            // them too. The core bounds how many orders can wait.
+            Some((Err(_), gate)) => drop(tokio::spawn(async move {
+                let passing = gate.read_owned().await;
+                tokio::task::spawn_blocking(move || work(Some(passing)));
+            })),
+        }
     }
 
     fn answer(&self, effect: GitEffect) -> Option<GitInput> {
@@ -175,9 +225,8 @@ impl GitPort {
                 GitInput::RefsRead { op, refs: page }
             }
             GitEffect::Flush { op, repos } => {
-                let done =
-                    repos.iter().filter(|repo| self.path(repo).exists()).try_for_each(|repo| self.store(repo)?.flush());
-                self.done(op, "flushing repositories", done)
+                let paths: Vec<PathBuf> = repos.iter().map(|repo| self.path(repo)).collect();
+                self.done(op, "flushing repositories", self.disks.flush(paths.iter().map(PathBuf::as_path)))
             }
         })
     }
@@ -220,13 +269,7 @@ impl GitPort {
     }
 
     fn store(&self, repo: &RepoName) -> Result<Arc<Store>> {
-        let known = self.stores.lock().expect("no thread panics while it holds the map").get(repo).cloned();
-        if let Some(store) = known {
-            return Ok(store);
-        }
-        let store = Arc::new(Store::open(&self.path(repo))?);
-        self.stores.lock().expect("no thread panics while it holds the map").insert(repo.clone(), store.clone());
-        Ok(store)
+        self.stores.get(&self.path(repo))
     }
 
     fn prepare(
@@ -330,52 +373,11 @@ impl GitPort {
         }
     }
 
-    fn set_refs(&self, repo: &RepoName, edits: &[Edit], release: &[Offset]) -> Result<Vec<RefSet>> {
-        let store = self.store(repo)?;
-        for found in edits.iter().filter(|edit| edit.found).filter_map(|edit| edit.old) {
-            let edit = RefEdit { name: format!("refs/refrain/found/{found}"), old: None, new: Some(found) };
-            store.set_refs(&[edit], false);
-        }
-        let asked: Vec<RefEdit> =
-            edits.iter().map(|edit| RefEdit { name: edit.name.to_string(), old: edit.old, new: edit.new }).collect();
-        let results = store.set_refs(&asked, false);
-        test_points::pass("before-release");
-        if !release.is_empty() {
-            for (name, value) in store.refs_below("refs/refrain/keep")? {
-                let offset =
-                    name.rsplit('/').next().and_then(|last| last.split('-').next()).and_then(|at| at.parse().ok());
-                if offset.is_some_and(|offset| release.contains(&Offset(offset))) {
-                    store.set_refs(&[RefEdit { name, old: Some(value), new: None }], false);
-                }
-            }
-        }
-        let mut failed = Vec::new();
-        let mut answers = Vec::new();
-        for (result, edit) in results.into_iter().zip(edits) {
-            answers.push(match result {
-                SetOutcome::Done => RefSet::Done,
-                SetOutcome::Refused { actual } => RefSet::Refused { actual },
-                SetOutcome::Failed(why) => {
-                    failed.push((&edit.name, why));
-                    RefSet::Failed
-                }
-            });
-        }
-        if let Some((name, why)) = failed.first() {
-            let mut names: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
-            names.push("packed-refs");
-            store.release_locks(&names);
-            let others = failed.len() - 1;
-            tracing::warn!(%repo, %name, others, "a ref could not be set and is tried again: {why}");
-        }
-        Ok(answers)
-    }
-
     /// A repository of another life is moved into the state directory, never deleted.
     fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<()> {
         let path = self.path(repo);
-        self.stores.lock().expect("no thread panics while it holds the map").remove(repo);
-        let life = std::fs::read_to_string(path.join(LIFE)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        self.stores.forget(&path);
+        let life = repositories::life(&path);
         let wanted = shape.map(|shape| shape.incarnation.0);
         // Without the mark it is one whose making was cut short: nothing was ever pushed to it.
         let other_life = path.exists() && (wanted.is_none() || life.is_some_and(|life| Some(life) != wanted));
@@ -390,14 +392,14 @@ impl GitPort {
                 .with_context(|| format!("cannot move {} to {}", path.display(), to.display()))?;
         }
         let Some(shape) = shape else { return Ok(()) };
-        let store = Store::create(&path, shape.head.as_str())?;
+        let store = Store::create(&path, shape.head.as_str(), &self.disks)?;
         if life.is_none() && !other_life && !store.refs()?.is_empty() {
             anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
         }
         store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
         if life != wanted {
-            write_life(&path, &format!("{}\n", shape.incarnation))?;
+            repositories::write_life(&path, shape.incarnation.0)?;
         }
         Ok(())
     }
@@ -418,13 +420,10 @@ fn place(effect: &GitEffect) -> (&'static str, Option<&RepoName>) {
     }
 }
 
-/// In one step: a repository with refs and without the mark would be taken for somebody else's.
-fn write_life(path: &Path, text: &str) -> Result<()> {
-    let new = path.join(format!("{LIFE}.new"));
-    std::fs::write(&new, text)?;
-    std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, path.join(LIFE))?;
-    Ok(())
+/// As [`Disks::new`] has it, unless a test wants it to fail.
+fn sync(dir: &std::fs::File) -> std::io::Result<()> {
+    // 5 is EIO.
+    if test_points::fails("flush") { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(rustix::fs::syncfs(dir)?) }
 }
 
 /// One keep ref a tip, since one push may have several.
@@ -432,32 +431,4 @@ fn keep_edit(store: &Store, offset: Offset, tip: &Oid) -> Result<RefEdit> {
     let name = format!("refs/refrain/keep/{offset}-{tip}");
     let old = store.read_ref(&name)?;
     Ok(RefEdit { name, old, new: Some(*tip) })
-}
-
-/// All bare repositories below `dir`; names have at most 8 segments.
-fn repositories(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut open = vec![(dir.to_path_buf(), 0)];
-    while let Some((dir, depth)) = open.pop() {
-        for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|ext| ext == "git") {
-                found.push(path);
-            } else if path.is_dir() && depth < 8 {
-                open.push((path, depth + 1));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The repositories below `dir` that are ours.
-pub(crate) fn managed(dir: &Path) -> Result<Vec<PathBuf>> {
-    Ok(repositories(dir)?.into_iter().filter(|path| path.join(LIFE).exists()).collect())
-}
-
-/// How many repositories below `dir` are ours.
-pub fn count_repositories(dir: &Path) -> Result<usize> {
-    Ok(managed(dir)?.len())
 }

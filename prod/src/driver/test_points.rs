@@ -1,4 +1,4 @@
-//! Places between two steps of a push where a test has the daemon killed. A release build has none.
+//! Places between two steps of a push where a test has the daemon killed, or a step fail. A release build has none.
 //!
 //! The environment's `REFRAIN_TEST_DIE` names a file; once that says `after-append:2`, the second passage of that place
 //! from then on ends the process by SIGKILL: no destructor, no flush, no farewell. With `after-append:2:panic` it panics.
@@ -23,6 +23,19 @@ pub(crate) fn pass(name: &str) {
 /// Nothing.
 #[cfg(not(debug_assertions))]
 pub(crate) fn pass(_name: &str) {}
+
+/// Whether a test has `what` fail: the environment's `REFRAIN_TEST_FAIL` names a file that says so, as long as it does.
+#[cfg(debug_assertions)]
+pub(crate) fn fails(what: &str) -> bool {
+    let file = std::env::var_os("REFRAIN_TEST_FAIL");
+    file.and_then(|file| std::fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == what)
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+pub(crate) fn fails(_what: &str) -> bool {
+    false
+}
 
 /// Passes the place before (`after`: behind) an order to the log.
 #[cfg(debug_assertions)]

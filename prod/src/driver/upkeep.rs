@@ -1,85 +1,153 @@
-//! Upkeep of a site's repositories, every 10 s: hooks and settings are put right, and what has grown is repacked.
+//! Upkeep of a site's repositories: every 10 s hooks and settings are put right, and beside it what has grown is
+//! repacked, one repository at a time.
 //!
-//! Promises that a repository is never repacked while an order of the core is carried out in it, and that nothing
-//! younger than two weeks is pruned. Git's own gc is off in every repository that this site made.
+//! Promises that no file of a repository is removed while an order of the core is carried out in it, and that nothing
+//! younger than two weeks is pruned. A repacking that fails is tried again later and later, once an hour in the end.
+//! Git's own gc is off in every repository that this site made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use super::Places;
-use super::git::{GitPort, managed};
-use crate::git::hooks;
+use super::git::GitPort;
+use super::held::Held;
+use crate::git::{Progress, Repacking, hooks, repositories};
 
 const EVERY: Duration = Duration::from_secs(10);
+/// Longest wait after repackings that failed.
+const RETRY_MAX: Duration = Duration::from_secs(60 * 60);
 /// Rounds between two looks at what time stamps do not show, as the system's own Git configuration: 10 minutes.
 const FULL_ROUNDS: u32 = 60;
 /// Git's own `gc.auto` and `gc.autoPackLimit`.
 const LOOSE_MAX: usize = 6_700;
 const PACKS_MAX: usize = 50;
-/// Git's own `gc.pruneExpire`: a push that was not decided yet may need what no ref holds.
-const PRUNE_AGE: &str = "2.weeks.ago";
 
-/// Goes on until the site ends.
+/// Goes on until it is dropped; then a repacking that is under way is ended too.
 pub(super) async fn run(port: GitPort) {
-    let mut seen = BTreeMap::new();
-    for round in 0u32.. {
+    let held = port.held.clone();
+    let hooks = every(&held, Looks::default(), {
         let port = port.clone();
-        let full = round % FULL_ROUNDS == FULL_ROUNDS - 1;
-        let order = port.held.order("upkeep");
+        move |looks| looks.round(&port)
+    });
+    let ended = StopOnDrop(Arc::default());
+    let progress = ended.0.clone();
+    let repacks = every(&held, Repacks::default(), move |repacks| repacks.round(&port, &progress));
+    tokio::join!(hooks, repacks);
+}
+
+struct StopOnDrop(Arc<Progress>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// A round every 10 s, on a thread of its own.
+async fn every<S: Send + 'static>(held: &Held, state: S, round: impl Fn(&mut S) -> Result<()> + Send + Sync + 'static) {
+    let (mut state, round) = (state, Arc::new(round));
+    loop {
+        let (round, order) = (round.clone(), held.order("upkeep"));
         let done = tokio::task::spawn_blocking(move || {
             let _order = order;
-            if let Err(why) = look(&port, &mut seen, full) {
+            if let Err(why) = round(&mut state) {
                 tracing::warn!("upkeep: {why:#}");
             }
-            seen
+            state
         });
         match done.await {
-            Ok(back) => seen = back,
+            Ok(back) => state = back,
             Err(_) => return,
         }
         tokio::time::sleep(EVERY).await;
     }
 }
 
-type Stamp = [Option<(u64, i64, i64)>; 3];
-
-/// What the last look at a repository found.
+/// What the last looks at hooks and settings found.
 #[derive(Default)]
-struct Seen {
-    stamp: Stamp,
-    /// Loose objects that its last repacking left: young, and reached from no ref.
-    left: usize,
+struct Looks {
+    rounds: u32,
+    seen: BTreeMap<PathBuf, Stamp>,
+    unlisted: BTreeSet<String>,
 }
 
-fn look(port: &GitPort, seen: &mut BTreeMap<PathBuf, Seen>, full: bool) -> Result<()> {
-    let paths = managed(&port.places().repos)?;
-    seen.retain(|path, _| paths.binary_search(path).is_ok());
-    for path in paths {
-        let seen = seen.entry(path.clone()).or_default();
-        if full || seen.stamp != stamp(&path) {
-            check_hooks(&path, port.places());
-            seen.stamp = stamp(&path);
-        }
-        if let Some(why) = has_grown(&path, seen.left) {
-            let gate = port.gates.of(&path);
-            // Busy now: the next round will do.
-            let Ok(_alone) = gate.try_write() else { continue };
-            let begun = std::time::Instant::now();
-            let repacked = repack(&path);
-            // What is too young to go would have the repository repacked again and again for two weeks.
-            seen.left = loose(&path);
-            match repacked {
-                Ok(()) => tracing::info!("{}: repacked ({why}) in {:.1?}", path.display(), begun.elapsed()),
-                Err(error) => tracing::warn!("{}: {why}, and repacking failed: {error:#}", path.display()),
+type Stamp = [Option<(u64, i64, i64)>; 3];
+
+impl Looks {
+    fn round(&mut self, port: &GitPort) -> Result<()> {
+        self.rounds = self.rounds.wrapping_add(1);
+        let found = repositories::find(&port.places().repos)?;
+        let unlisted: BTreeSet<String> = found.unlisted.into_iter().collect();
+        // Said once, not every round.
+        unlisted.difference(&self.unlisted).for_each(|why| tracing::warn!("{why}"));
+        self.unlisted = unlisted;
+        self.seen.retain(|path, _| found.ours.binary_search(path).is_ok());
+        let full = self.rounds.is_multiple_of(FULL_ROUNDS);
+        for path in found.ours {
+            if full || self.seen.get(&path) != Some(&stamp(&path)) {
+                check_hooks(&path, port.places());
+                self.seen.insert(path.clone(), stamp(&path));
             }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// What the last repackings came to.
+#[derive(Default)]
+struct Repacks(BTreeMap<PathBuf, Repacked>);
+
+#[derive(Default)]
+struct Repacked {
+    /// Loose objects that it left: young, and reached from no ref.
+    left: usize,
+    /// How often it failed since it last succeeded, and when it may be tried again.
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl Repacked {
+    fn failed(&mut self, now: Instant) {
+        // 10 s, 20 s, 40 s and so on.
+        let wait = EVERY.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
+        self.failures += 1;
+        self.not_before = Some(now + wait);
+    }
+}
+
+impl Repacks {
+    fn round(&mut self, port: &GitPort, progress: &Progress) -> Result<()> {
+        let paths = repositories::managed(&port.places().repos)?;
+        self.0.retain(|path, _| paths.binary_search(path).is_ok());
+        for path in paths {
+            let last = self.0.entry(path.clone()).or_default();
+            if last.not_before.is_some_and(|at| Instant::now() < at) {
+                continue;
+            }
+            let Some(why) = has_grown(&path, last.left) else { continue };
+            let begun = Instant::now();
+            let alone = |work: &mut dyn FnMut()| port.gates.alone(&path, work).is_some();
+            let done = Repacking { git_dir: &path, disks: &port.disks, progress, alone: &alone }.run();
+            port.tell_if_lost();
+            // What is too young to go would have the repository repacked again and again for two weeks.
+            match done {
+                Ok(()) => {
+                    *last = Repacked { left: loose(&path), ..Repacked::default() };
+                    tracing::info!("{}: repacked ({why}) in {:.1?}", path.display(), begun.elapsed());
+                }
+                Err(error) => {
+                    last.failed(Instant::now());
+                    tracing::warn!("{}: {why}, and repacking failed: {error:#}", path.display());
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What shows that settings, hook or hooks directory may have changed.
@@ -130,25 +198,6 @@ fn count(dir: &Path, wanted: impl Fn(&str) -> bool) -> usize {
     entries.filter(|entry| wanted(&entry.file_name().to_string_lossy())).count()
 }
 
-fn repack(path: &Path) -> Result<()> {
-    git(path, &["repack", "-q", "-d", "-l", "-A", &format!("--unpack-unreachable={PRUNE_AGE}")])?;
-    git(path, &["prune", &format!("--expire={PRUNE_AGE}")])?;
-    // Git's gc may have written one, and it must not name commits that are gone.
-    if ["commit-graph", "commit-graphs"].iter().any(|name| path.join("objects/info").join(name).exists()) {
-        git(path, &["commit-graph", "write", "--reachable"])?;
-    }
-    Ok(())
-}
-
-fn git(path: &Path, args: &[&str]) -> Result<()> {
-    let mut git = Command::new("git");
-    git.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", path);
-    git.env("LC_ALL", "C").env("GIT_NO_REPLACE_OBJECTS", "1").args(["-c", "safe.directory=*", "--git-dir"]).arg(path);
-    let output = git.args(args).stdin(Stdio::null()).output().context("git could not be started")?;
-    ensure!(output.status.success(), "git {}: {}", args[0], String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,5 +221,18 @@ mod tests {
         assert_eq!(has_grown(dir.path(), left), None);
         with_loose(dir.path(), 53..54);
         assert!(has_grown(dir.path(), left).is_some());
+    }
+
+    #[test]
+    fn a_repacking_that_fails_again_and_again_is_tried_once_an_hour_in_the_end() {
+        let now = Instant::now();
+        let mut last = Repacked::default();
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            last.failed(now);
+            waits.push(last.not_before.expect("set").duration_since(now).as_secs());
+        }
+        assert_eq!(waits[..10], [10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 3_600]);
+        assert_eq!(waits[39], 3_600);
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::ingest::unique;
+use super::settings;
 
 /// The line by which a hook is known as ours.
 pub const MARKER: &str = "# refrain: managed hook";
@@ -91,7 +92,7 @@ pub fn install(repo: &Path, refrain_exe: &Path, socket: &Path) -> Result<()> {
         State::Installed | State::Chained => {}
     }
     // The hook first: with the setting and without a hook, Git would refuse every push.
-    super::store::configure(repo)
+    settings::configure(repo)
 }
 
 fn write(repo: &Path, path: &Path, wanted: &str) -> Result<()> {
@@ -134,42 +135,8 @@ pub fn verify(repo: &Path, refrain_exe: &Path, socket: &Path) -> Result<Vec<Stri
         }
         State::Installed | State::Chained => {}
     }
-    problems.extend(verify_config(repo)?);
+    problems.extend(settings::verify(repo)?);
     Ok(problems)
-}
-
-fn verify_config(repo: &Path) -> Result<Vec<String>> {
-    let mut problems = Vec::new();
-    let covering = git_config(repo, "receive.procReceiveRefs")?;
-    if !covering.iter().any(|v| v.trim_end_matches('/') == "refs") {
-        problems.push(format!(
-            "{}: receive.procReceiveRefs is not `refs`, so pushes pass refrain by; run `refrain hooks install`",
-            repo.display()
-        ));
-    }
-    if let Some(path) = git_config(repo, "core.hooksPath")?.last() {
-        let own = fs::canonicalize(repo.join("hooks")).ok();
-        if own.is_none() || fs::canonicalize(repo.join(path)).ok() != own {
-            problems.push(format!(
-                "{}: core.hooksPath is {path}, so Git does not run refrain's hook; unset it for this repository",
-                repo.display()
-            ));
-        }
-    }
-    Ok(problems)
-}
-
-/// All values that Git itself would see, system and user files included.
-fn git_config(repo: &Path, key: &str) -> Result<Vec<String>> {
-    let mut git = std::process::Command::new("git");
-    git.arg("--git-dir").arg(repo).args(["config", "--null", "--get-all", key]);
-    let output = git.output().context("git could not be started; is it installed?")?;
-    // 1 is Git's answer for "not set".
-    if !output.status.success() && output.status.code() != Some(1) {
-        bail!("git config {key} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.split_terminator('\0').map(str::to_owned).collect())
 }
 
 /// Removes the hook if it is ours, with the setting that makes Git call it: without the hook, Git would refuse every
@@ -180,13 +147,7 @@ pub fn uninstall(repo: &Path) -> Result<bool> {
     if found.as_ref().is_some_and(|found| !is_ours(found)) {
         bail!("{} is not refrain's, and was left alone", path.display());
     }
-    let mut git = std::process::Command::new("git");
-    git.arg("--git-dir").arg(repo).args(["config", "--unset-all", "receive.procReceiveRefs"]);
-    let output = git.output().context("git could not be started; is it installed?")?;
-    // 5 is Git's answer for "not set".
-    if !output.status.success() && output.status.code() != Some(5) {
-        bail!("{}: {}", repo.display(), String::from_utf8_lossy(&output.stderr).trim());
-    }
+    settings::uncover(repo)?;
     if found.is_none() {
         return Ok(false);
     }

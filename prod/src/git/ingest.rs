@@ -58,7 +58,7 @@ pub(super) fn ingest(git_dir: &Path, objects: &Objects, pack: &[u8]) -> Result<I
         Scanned { count: 0, .. } => Ok(Ingested::Done { objects: 0 }),
         Scanned { count, entries: Some(entries), .. } => match resolve(objects, entries) {
             Ok(resolved) => {
-                write_loose(git_dir, objects, &resolved)?;
+                write_loose(git_dir, &resolved)?;
                 Ok(Ingested::Done { objects: count })
             }
             Err(unresolved) => Ok(unresolved),
@@ -331,13 +331,12 @@ fn unresolved(waiting: &[Entry]) -> Ingested {
     }
 }
 
-fn write_loose(git_dir: &Path, objects: &Objects, resolved: &Resolved) -> Result<()> {
+/// Writes every object, whether or not it seems to be here. A file can be empty after a power cut, and what a failed
+/// flush has lost is still shown by memory: a restart takes in again what no flush covered, and only a file that is
+/// written anew is flushed then. It is young too, so nothing prunes it before a ref holds it.
+fn write_loose(git_dir: &Path, resolved: &Resolved) -> Result<()> {
     let mut deflate = Deflate::new();
     for (oid, (kind, data)) in resolved {
-        // Presence alone is not enough: after a power cut an unflushed object can be an empty file.
-        if objects.read(oid).is_some_and(|(k, d)| k == *kind && d == *data) {
-            continue;
-        }
         let mut bytes = Vec::new();
         let header = format!("{kind} {}\0", data.len());
         deflate.append_parts(&[header.as_bytes(), data], &mut bytes)?;
@@ -403,11 +402,23 @@ fn index_and_move(git_dir: &Path, objects: &Objects, pack: &[u8], work: &Path) -
         gix::hash::Kind::Sha1,
         options,
     )
-    .map_err(|e| Failed::Pack(format!("it cannot be indexed: {e}")))?;
+    .map_err(|why| match system_error(&why) {
+        // The pack is in memory, so the system's part is to write what it became.
+        true => Failed::Store(anyhow::anyhow!("a pack cannot be written: {why}; check free space and rights")),
+        false => Failed::Pack(format!("it cannot be indexed: {why}")),
+    })?;
     let (Some(data), Some(index)) = (outcome.data_path, outcome.index_path) else { return Ok(()) };
     let place = |file: &Path| git_dir.join("objects/pack").join(file.file_name().expect("gix names its files"));
     // The index last: a pack without one is invisible, so no reader sees half of it.
     move_in(&data, &place(&data)).and_then(|()| move_in(&index, &place(&index))).map_err(Failed::Store)
+}
+
+/// Whether the operating system refused something, rather than the pack being wrong.
+fn system_error(why: &gix::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    let mut causes = why.iter_errors().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    // Readers say these of what they read; the system's own kinds are others, also where a path was added to them.
+    causes.any(|cause| !matches!(cause.kind(), InvalidData | InvalidInput | Other | UnexpectedEof))
 }
 
 /// Ids of the pack's whole objects; only needed to say which base is missing.
@@ -424,4 +435,35 @@ fn whole_ids(pack: &[u8]) -> HashMap<Oid, ()> {
         at += head + used;
     }
     ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pack::Encoder;
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_to_write_is_no_fault_of_the_pack() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let objects = dir.path().join("objects");
+        ["pack", "info"].iter().for_each(|below| fs::create_dir_all(objects.join(below)).expect("made"));
+        let store = gix::odb::Store::at_opts(
+            objects,
+            gix::hash::Kind::Sha1,
+            &mut std::iter::empty(),
+            gix::odb::store::init::Options::default(),
+        );
+        let handle = std::sync::Arc::new(store.expect("opened")).to_handle_arc();
+        let objects = Objects { handle, progress: None };
+        let mut encoder = Encoder::new();
+        encoder.add(Kind::Blob, b"content").expect("added");
+        let pack = encoder.finish().expect("finished");
+        let index = |pack: &[u8], work: &str| index_and_move(dir.path(), &objects, pack, &dir.path().join(work));
+        fs::create_dir(dir.path().join("work")).expect("made");
+        fs::write(dir.path().join("file"), "").expect("written");
+        assert!(matches!(index(&pack, "absent"), Err(Failed::Store(_))));
+        assert!(matches!(index(&pack, "file"), Err(Failed::Store(_))));
+        assert!(matches!(index(&pack[..pack.len() - 25], "work"), Err(Failed::Pack(_))));
+        assert!(index(&pack, "work").is_ok());
+    }
 }

@@ -2,9 +2,12 @@
 //!
 //! Promises: a pack that it cuts is closed (one object too many is possible, one too few is not), a ref moves only from
 //! the value that the caller named, and nothing that arrives in a pack is trusted before it is checked. Never decides
-//! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Store::flush`].
+//! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Disks::flush`].
 
 mod child;
+mod command;
+mod disks;
+mod freshen;
 pub mod hooks;
 mod index;
 mod ingest;
@@ -12,6 +15,9 @@ mod objects;
 mod pack;
 mod packed;
 mod refs;
+mod repack;
+pub(crate) mod repositories;
+mod settings;
 mod store;
 mod sweep;
 #[cfg(test)]
@@ -24,6 +30,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use refrain_core::ids::Oid;
 
+pub(crate) use command::{Reads, command};
+pub use disks::{Disks, distrust_memory};
+pub use repack::Repacking;
 pub use store::Store;
 
 /// Largest object that is held in memory, but for commits, trees and tags: 4 MiB. Packs with longer ones are cut and
@@ -134,7 +143,7 @@ const GIT_MIN: (u32, u32) = (2, 31);
 /// Fails with a sentence if there is no usable `git`: receive-pack and upload-pack are Git's own.
 pub fn require_git() -> anyhow::Result<()> {
     use anyhow::Context;
-    let output = std::process::Command::new("git").arg("--version").output();
+    let output = command(&Reads::Nothing).arg("--version").output();
     let output = output.context("cannot run git: install git 2.31 or later and have it in PATH")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     anyhow::ensure!(version(&text) >= GIT_MIN, "{} is too old: install git 2.31 or later", text.trim());

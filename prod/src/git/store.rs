@@ -2,7 +2,7 @@
 //!
 //! Owns the path and the object database handle. The handle is opened anew whenever a pack directory has changed: its
 //! table of packs has a fixed size and mapped packs outlive their deletion, so an old handle may call a present object
-//! missing or a pruned one present. Promises nothing about durability before [`Store::flush`].
+//! missing or a pruned one present. Promises nothing about durability: that is [`Disks`]'.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,24 +13,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use refrain_core::ids::Oid;
 
+use super::freshen::Freshen;
 use super::ingest::{self, unique};
 use super::objects::{Objects, parse_tag};
 use super::refs::Refs;
+use super::settings::{self, SETTINGS};
 use super::walk::{Step, Walked, is_ancestor, walk};
-use super::{Cut, Ingested, Outgrown, RefEdit, SetOutcome, pack, sweep};
-
-/// Settings of every repository that we serve; [`Store::create`] writes them and `hooks verify` checks the ones that
-/// matter. gc is ours to start; all refs but ours go through the hook; nobody sees `refs/refrain/`.
-pub(super) const SETTINGS: [(&str, &str); 8] = [
-    ("gc.auto", "0"),
-    ("maintenance.auto", "false"),
-    ("receive.autogc", "false"),
-    ("receive.procReceiveRefs", "refs"),
-    ("transfer.hideRefs", "refs/refrain"),
-    ("core.logAllRefUpdates", "false"),
-    ("http.receivepack", "true"),
-    ("receive.denyDeleteCurrent", "ignore"),
-];
+use super::{Cut, Disks, Ingested, Outgrown, RefEdit, SetOutcome, pack, sweep};
 
 /// A directory changed so recently that its time stamp may not show the next change: coarsest common granularity.
 const RACY: Duration = Duration::from_millis(50);
@@ -64,7 +53,7 @@ fn stamp(dir: &Path) -> Stamp {
 impl Store {
     /// Creates a bare repository whose HEAD names `head`, or opens the one that is there. It is built beside its place
     /// and renamed, so a crash leaves nothing or all of it.
-    pub fn create(path: &Path, head: &str) -> Result<Store> {
+    pub fn create(path: &Path, head: &str, disks: &Disks) -> Result<Store> {
         if path.join("HEAD").exists() {
             return Store::open(path);
         }
@@ -80,14 +69,14 @@ impl Store {
         let tmp = parent.join(unique(&prefix));
         build(&tmp, head).with_context(|| format!("repository {} could not be created", path.display()))?;
         // Flushed before it is visible: a repository that exists is complete.
-        sync_fs(&tmp)?;
+        disks.flush([&*tmp])?;
         if let Err(error) = fs::rename(&tmp, path) {
             let _ = fs::remove_dir_all(&tmp);
             if !path.join("HEAD").exists() {
                 return Err(error).with_context(|| format!("repository {} could not be put in place", path.display()));
             }
         }
-        sync_fs(parent)?;
+        disks.flush([parent])?;
         Store::open(path)
     }
 
@@ -185,12 +174,18 @@ impl Store {
     }
 
     /// The first object that `tips` need and that is not here, below those of `hide` that are here. `hide` must hold
-    /// values that refs show: only those are complete.
+    /// values that refs show: only those are complete. What is found is safe from pruning for days.
     pub fn missing(&self, tips: &[Oid], hide: &[Oid]) -> Result<Option<Oid>> {
         let objects = self.objects()?;
         let hide = self.present(&objects, hide);
+        let dir = self.path.join("objects");
+        let fresh = Freshen::new(&dir);
         let walked = walk(&objects, tips, &hide, &mut |oid, _, data| {
-            Ok(if data.is_some() || objects.header(&oid).is_some() { Step::Go } else { Step::Missing })
+            if data.is_none() && objects.header(&oid).is_none() {
+                return Ok(Step::Missing);
+            }
+            fresh.object(&oid);
+            Ok(Step::Go)
         })?;
         match walked {
             Walked::All => Ok(None),
@@ -255,23 +250,10 @@ impl Store {
         Refs { git_dir: &self.path }.set_head(target)
     }
 
-    /// Makes durable whatever was written into this repository so far, by us or by `git`: neither flushes on a small
-    /// push. One system call for the file system, so callers flush once a batch.
-    pub fn flush(&self) -> Result<()> {
-        sync_fs(&self.path)
-    }
-
     /// Takes away what dead processes left behind; says what, a sentence each. To be called before the site serves.
     pub fn sweep(&self) -> Result<Vec<String>> {
         sweep::sweep(&self.path)
     }
-}
-
-fn sync_fs(path: &Path) -> Result<()> {
-    let dir = fs::File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
-    rustix::fs::syncfs(&dir).with_context(|| {
-        format!("what was written to {} could not be made durable; check the disk, then restart", path.display())
-    })
 }
 
 fn build(dir: &Path, head: &str) -> Result<()> {
@@ -280,45 +262,17 @@ fn build(dir: &Path, head: &str) -> Result<()> {
     }
     fs::write(dir.join("HEAD"), format!("ref: {head}\n"))?;
     let mut config = String::from("[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n");
-    for (key, value) in SETTINGS {
-        let (section, name) = key.split_once('.').expect("settings are section.name");
-        config.push_str(&format!("[{section}]\n\t{name} = {value}\n"));
+    for setting in &SETTINGS {
+        let (section, name) = setting.key.split_once('.').expect("settings are section.name");
+        config.push_str(&format!("[{section}]\n\t{name} = {}\n", setting.value));
     }
     fs::write(dir.join("config"), config)?;
-    Ok(())
-}
-
-/// Gives an existing repository the settings that a created one has; changes nothing that is right already.
-pub(super) fn configure(path: &Path) -> Result<()> {
-    let file = path.join("config");
-    let config = gix::config::File::from_path_no_includes(file.clone(), gix::config::Source::Local)
-        .map_err(|e| anyhow::anyhow!("{} cannot be read: {e}", file.display()))?;
-    for (key, value) in SETTINGS {
-        let set = config.strings(key).unwrap_or_default();
-        let many = key == "transfer.hideRefs" || key == "receive.procReceiveRefs";
-        let right = if many { set.iter().any(|v| v == value) } else { set.last().is_some_and(|v| v == value) };
-        if right {
-            continue;
-        }
-        // Git would wait for nobody; what is older than a moment is a corpse's.
-        sweep::release(path, &["config"]);
-        let action = if many { "--add" } else { "--replace-all" };
-        let status = std::process::Command::new("git")
-            .args(["config", "--file"])
-            .arg(&file)
-            .args([action, key, value])
-            .status()
-            .context("git could not be started; is it installed?")?;
-        if !status.success() {
-            bail!("git could not set {key} in {}", file.display());
-        }
-    }
     Ok(())
 }
 
 impl Store {
     /// Gives an adopted repository the settings of a created one.
     pub fn configure(&self) -> Result<()> {
-        configure(&self.path)
+        settings::configure(&self.path)
     }
 }

@@ -13,10 +13,8 @@ use anyhow::{Context, Result};
 use super::ingest::WORK_DIR;
 use super::refs::{MARKED_LOCK, Refs};
 
-/// How long a single ref's lock is held at most where nobody is at work: one is written and renamed in milliseconds.
+/// How long a single ref's lock is held at most: one is written and renamed in milliseconds.
 const LOCK_HELD: Duration = Duration::from_secs(2);
-/// And where somebody is.
-const LOCK_HELD_MAX: Duration = Duration::from_secs(5);
 /// The lock of packed-refs is held while the whole file is written anew: 0.8 s for 773,000 refs when measured, more on
 /// a slow disk.
 const PACKED_HELD: Duration = Duration::from_secs(30);
@@ -70,8 +68,8 @@ fn take_away(git_dir: &Path, what: &str, mut stale: Vec<PathBuf>, minds: Who, sa
 }
 
 /// Removes the locks of the refs `names`, `packed-refs`, `HEAD` and `config` among them, if whoever took them must be
-/// dead. At the start a Git process may have been at work in the repository, and a predecessor's lock was left alone
-/// because of it. The caller sets no ref of these names meanwhile.
+/// dead: never while somebody is inside who sets refs. At the start a Git process may have been at work in the
+/// repository, and a predecessor's lock was left alone because of it. The caller sets no ref of these names meanwhile.
 pub(super) fn release(git_dir: &Path, names: &[&str]) {
     // Looked at once and only if it matters: there may be hundreds of them.
     let mut idle = None;
@@ -79,12 +77,9 @@ pub(super) fn release(git_dir: &Path, names: &[&str]) {
         let path = git_dir.join(format!("{name}.lock"));
         let age = fs::metadata(&path).and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
         let Some(age) = age else { continue };
-        let (held, held_max) = match *name {
-            "packed-refs" => (PACKED_HELD, Duration::MAX),
-            _ => (LOCK_HELD, LOCK_HELD_MAX),
-        };
-        let mut is_idle = || *idle.get_or_insert_with(|| somebody_inside(git_dir, Who::Setters).is_none());
-        if age > held_max || (age > held && is_idle()) {
+        let held = if *name == "packed-refs" { PACKED_HELD } else { LOCK_HELD };
+        let mut is_idle = || *idle.get_or_insert_with(|| somebody_inside(git_dir, Who::OtherSetters).is_none());
+        if age > held && is_idle() {
             let mut said = Vec::new();
             remove(&path, &mut said);
             said.iter().for_each(|line| tracing::warn!("{line}"));
@@ -142,6 +137,8 @@ enum Who {
     All,
     /// But for those that serve pushes and fetches: they leave refs to the hook, and so to us.
     Setters,
+    /// But for what this process started, too: upkeep, which sets no refs and may take long.
+    OtherSetters,
 }
 
 /// What Git runs for a push or a fetch, at the server's side and at the client's.
@@ -170,7 +167,18 @@ fn somebody_inside(git_dir: &Path, who: Who) -> Option<u32> {
     others.into_iter().find(|pid| works_in(Path::new("/proc").join(pid.to_string()).as_path(), &git_dir, who))
 }
 
+/// A child of this process. None of ours sets refs.
+fn is_ours(process: &Path) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    // Behind the name, which may contain anything: state, then parent.
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+    parent == Some(std::process::id())
+}
+
 fn works_in(process: &Path, git_dir: &Path, who: Who) -> bool {
+    if who == Who::OtherSetters && is_ours(process) {
+        return false;
+    }
     let inside = |link: &Path| fs::read_link(link).is_ok_and(|to| to.starts_with(git_dir));
     let line = || fs::read(process.join("cmdline")).unwrap_or_default();
     let serves = || line().split(|byte| *byte == 0).any(|word| SERVE.contains(&word));

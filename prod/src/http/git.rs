@@ -129,14 +129,8 @@ async fn finish(mut child: Child, pieces: mpsc::Sender<std::io::Result<Bytes>>, 
 }
 
 fn spawn(run: &Run, protocol: Option<&str>, extra: &[&str], stdin: Stdio) -> Result<Child, Refused> {
-    let mut git = Command::new("git");
-    git.env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", &run.home)
-        .env("LC_ALL", "C")
-        .env("GIT_NO_REPLACE_OBJECTS", "1")
-        // Whoever owns the directory: the path is one that this site serves.
-        .args(["-c", "safe.directory=*"]);
+    let reads = crate::git::Reads::Machines { home: run.home.as_os_str() };
+    let mut git = Command::from(crate::git::command(&reads));
     if let Some(protocol) = protocol {
         git.env("GIT_PROTOCOL", protocol);
     }

@@ -3,6 +3,7 @@
 mod long;
 mod objects;
 mod refs;
+mod repack;
 mod site;
 
 use std::path::{Path, PathBuf};
@@ -15,13 +16,16 @@ use super::*;
 /// A bare repository with a Store, and plain git beside it, cut off from this machine's configuration.
 struct World {
     dir: tempfile::TempDir,
+    disks: Disks,
     /// Seconds since 1970 of the next commit.
     clock: i64,
 }
 
 impl World {
     fn new() -> Self {
-        World { dir: tempfile::tempdir().expect("temp dir"), clock: 1_700_000_000 }
+        let dir = tempfile::tempdir().expect("temp dir");
+        let disks = Disks::new(dir.path()).expect("opened");
+        World { dir, disks, clock: 1_700_000_000 }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -30,7 +34,12 @@ impl World {
 
     /// A repository of ours.
     fn store(&self, name: &str) -> Store {
-        Store::create(&self.path(name), "refs/heads/main").expect("created")
+        self.create(name, "refs/heads/main")
+    }
+
+    /// One whose HEAD names `head`.
+    fn create(&self, name: &str, head: &str) -> Store {
+        Store::create(&self.path(name), head, &self.disks).expect("created")
     }
 
     fn command(&self, repo: &Path, args: &[&str]) -> Command {
@@ -121,5 +130,20 @@ fn pack_of(cut: Cut) -> Vec<u8> {
     match cut {
         Cut::Pack { bytes, .. } => bytes,
         other => panic!("{other:?}"),
+    }
+}
+
+/// As if everything below `dir` of the repository had been written 20 days ago.
+fn age(repo: &Path, dir: &str) {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(20 * 24 * 60 * 60);
+    let mut open = vec![repo.join(dir)];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+            if entry.path().is_dir() {
+                open.push(entry.path());
+            } else {
+                std::fs::File::open(entry.path()).and_then(|file| file.set_modified(then)).expect("aged");
+            }
+        }
     }
 }

@@ -298,6 +298,37 @@ fn hostile_packs_are_refused_whole() {
 }
 
 #[test]
+fn an_old_object_that_comes_again_or_that_a_proof_finds_is_not_pruned_before_a_ref_holds_it() {
+    let mut world = World::new();
+    let (one, two) = (world.store("one.git"), world.store("two.git"));
+    let [a, .., c] = history(&mut world, one.path());
+    let pack = pack_of(one.cut_pack(&[c], &[], 1 << 20).expect("cut"));
+    let prune = |world: &World| world.git(two.path(), &["prune", "--expire=2.weeks.ago"]);
+    let ingest = || assert!(matches!(two.ingest(&pack).expect("ingest"), Ingested::Done { .. }));
+    ingest();
+    age(two.path(), "objects");
+    ingest();
+    prune(&world);
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), None, "pushed again");
+    age(two.path(), "objects");
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), None);
+    prune(&world);
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), None, "proved");
+    age(two.path(), "objects");
+    prune(&world);
+    assert_eq!(two.missing(&[c], &[]).expect("walk"), Some(c), "what nobody asked for goes");
+    ingest();
+    world.git(two.path(), &["update-ref", "refs/heads/main", &c.to_string()]);
+    world.git(two.path(), &["repack", "-adq"]);
+    age(two.path(), "objects");
+    assert_eq!(two.missing(&[a], &[]).expect("walk"), None);
+    let packs = std::fs::read_dir(two.path().join("objects/pack")).expect("dir").flatten();
+    let mut packs = packs.filter(|entry| entry.path().extension().is_some_and(|ext| ext == "pack"));
+    let age = packs.next().expect("one").metadata().expect("there").modified().expect("a time").elapsed();
+    assert!(age.expect("past") < std::time::Duration::from_secs(3_600), "so is a pack");
+}
+
+#[test]
 #[ignore = "a measurement; run it in release"]
 fn measure_a_small_push() {
     let mut world = World::new();
@@ -328,7 +359,7 @@ fn measure_a_small_push() {
         println!("{what}: median {:?}, min {:?}", times[times.len() / 2], times[0]);
     }
     let t = std::time::Instant::now();
-    two.flush().expect("flush");
+    world.disks.flush([two.path()]).expect("flush");
     println!("flush: {:?}", t.elapsed());
 }
 

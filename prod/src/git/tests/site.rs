@@ -9,17 +9,17 @@ fn a_created_repository_is_one_that_git_accepts_and_creating_again_opens_it() {
     let world = World::new();
     let leftover = world.path("a/.b.git.new-1-1");
     std::fs::create_dir_all(&leftover).expect("as if killed in creation");
-    let store = Store::create(&world.path("a/b.git"), "refs/heads/trunk").expect("created");
+    let store = world.create("a/b.git", "refs/heads/trunk");
     assert!(!leftover.exists());
     assert_eq!(store.head().expect("head"), "refs/heads/trunk");
     store.set_head("refs/heads/other").expect("set");
-    let again = Store::create(&world.path("a/b.git"), "refs/heads/trunk").expect("opened");
+    let again = world.create("a/b.git", "refs/heads/trunk");
     assert_eq!(again.head().expect("head"), "refs/heads/other");
     assert_eq!(world.git(store.path(), &["symbolic-ref", "HEAD"]), "refs/heads/other");
     assert_eq!(world.git(store.path(), &["config", "receive.procReceiveRefs"]), "refs");
     assert_eq!(world.git(store.path(), &["rev-parse", "--is-bare-repository"]), "true");
     world.fsck(store.path());
-    store.flush().expect("flushed");
+    world.disks.flush([store.path()]).expect("flushed");
 }
 
 #[test]
@@ -166,6 +166,33 @@ fn the_sweep_takes_what_the_dead_left_and_leaves_what_the_living_need() {
     assert!(dead.iter().all(|n| !at(n).exists()));
     assert!(at("objects/pack/pack-2.keep").exists() && at("objects/pack/pack-3.keep").exists());
     assert!(store.sweep().expect("sweep").is_empty());
+}
+
+#[test]
+fn a_lock_stays_however_old_it_is_while_somebody_is_inside_who_may_set_refs() {
+    let world = World::new();
+    let store = world.store("one.git");
+    let lock = store.path().join("refs/heads/a.lock");
+    std::fs::write(&lock, "").expect("written");
+    age(store.path(), "refs");
+    // Its parent ends at once, so it is nobody's child here.
+    let stranger = Command::new("sh")
+        .args(["-c", "sleep 300 > /dev/null 2>&1 & echo $!"])
+        .current_dir(store.path())
+        .output()
+        .expect("it starts");
+    store.release_locks(&["refs/heads/a"]);
+    let stayed = lock.exists();
+    let pid = String::from_utf8_lossy(&stranger.stdout).trim().to_owned();
+    assert!(Command::new("kill").arg(&pid).status().expect("kill runs").success() && stayed);
+    while std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|dir| dir == store.path()) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut child = world.command(store.path(), &["cat-file", "--batch"]);
+    let child = child.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("git");
+    store.release_locks(&["refs/heads/a"]);
+    assert!(!lock.exists(), "what this process started sets no refs");
+    assert!(child.wait_with_output().expect("ended").status.success());
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! Setting refs on the core's order.
+//!
+//! Promises that a stranger's value is held by a ref of ours before its own ref moves.
+
+use anyhow::Result;
+use refrain_core::ids::{Offset, Oid};
+use refrain_core::names::RepoName;
+use refrain_core::port::{Edit, RefSet};
+
+use super::GitPort;
+use crate::driver::test_points;
+use crate::git::{RefEdit, SetOutcome, Store};
+
+impl GitPort {
+    pub(super) fn set_refs(&self, repo: &RepoName, edits: &[Edit], release: &[Offset]) -> Result<Vec<RefSet>> {
+        let store = self.store(repo)?;
+        // First: once its ref has moved, nothing else holds what a stranger put there.
+        let lost: Vec<Option<SetOutcome>> = edits.iter().map(|edit| keep_found(&store, edit).err()).collect();
+        let sound = || edits.iter().zip(&lost).filter(|(_, lost)| lost.is_none()).map(|(edit, _)| edit);
+        let asked: Vec<RefEdit> =
+            sound().map(|edit| RefEdit { name: edit.name.to_string(), old: edit.old, new: edit.new }).collect();
+        let mut set = store.set_refs(&asked, false).into_iter();
+        let results =
+            lost.iter().map(|lost| lost.clone().unwrap_or_else(|| set.next().expect("each that was asked has one")));
+        let results: Vec<SetOutcome> = results.collect();
+        test_points::pass("before-release");
+        if !release.is_empty() {
+            for (name, value) in store.refs_below("refs/refrain/keep")? {
+                let offset =
+                    name.rsplit('/').next().and_then(|last| last.split('-').next()).and_then(|at| at.parse().ok());
+                if offset.is_some_and(|offset| release.contains(&Offset(offset))) {
+                    store.set_refs(&[RefEdit { name, old: Some(value), new: None }], false);
+                }
+            }
+        }
+        let mut failed = Vec::new();
+        let mut answers = Vec::new();
+        for (result, edit) in results.into_iter().zip(edits) {
+            answers.push(match result {
+                SetOutcome::Done => RefSet::Done,
+                SetOutcome::Refused { actual } => RefSet::Refused { actual },
+                SetOutcome::Failed(why) => {
+                    failed.push((edit, why));
+                    RefSet::Failed
+                }
+            });
+        }
+        if let Some((first, why)) = failed.first() {
+            let names: Vec<String> = failed.iter().flat_map(|(edit, _)| locks_of(edit)).collect();
+            store.release_locks(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            let (name, others) = (&first.name, failed.len() - 1);
+            tracing::warn!(%repo, %name, others, "a ref could not be set and is tried again: {why}");
+        }
+        Ok(answers)
+    }
+}
+
+/// Where a value is kept that somebody else set behind the daemon.
+pub(super) fn found_name(value: &Oid) -> String {
+    format!("refs/refrain/found/{value}")
+}
+
+/// Keeps what a stranger put there, if the edit takes it away.
+fn keep_found(store: &Store, edit: &Edit) -> Result<(), SetOutcome> {
+    let Some(value) = edit.old.filter(|_| edit.found) else { return Ok(()) };
+    let kept = store.set_refs(&[RefEdit { name: found_name(&value), old: None, new: Some(value) }], false);
+    match kept.into_iter().next() {
+        Some(SetOutcome::Done) => Ok(()),
+        other => Err(SetOutcome::Failed(format!("{value}, which is not refrain's, could not be kept: {other:?}"))),
+    }
+}
+
+/// The refs whose locks may be in an edit's way.
+fn locks_of(edit: &Edit) -> Vec<String> {
+    let found = edit.old.filter(|_| edit.found).map(|value| found_name(&value));
+    [edit.name.to_string(), "packed-refs".into()].into_iter().chain(found).collect()
+}
