@@ -157,7 +157,7 @@ fn talk_over(socket: &Path, request: &HookRequest, silent_max: Duration) -> Resu
 }
 
 /// In a thread of its own: a daemon that hangs accepts nobody, and once enough wait there the system has us wait too.
-fn connect(socket: &Path, within: Duration) -> io::Result<UnixStream> {
+pub(crate) fn connect(socket: &Path, within: Duration) -> io::Result<UnixStream> {
     let (tell, connected) = mpsc::channel();
     let path = socket.to_path_buf();
     std::thread::spawn(move || tell.send(UnixStream::connect(path)));

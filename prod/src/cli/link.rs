@@ -140,7 +140,7 @@ fn connect(socket: &Path) -> Result<UnixStream> {
             format!("the socket path {} has {bytes} bytes, the system allows {SOCKET_PATH_MAX}", socket.display());
         return Err(anyhow::anyhow!("set `socket` to a shorter one").context(Unreachable(why)));
     }
-    let stream = UnixStream::connect(socket).with_context(|| {
+    let stream = crate::hook_wire::connect(socket, ANSWER_WITHIN).with_context(|| {
         Unreachable(format!("no daemon answers at {}; is `refrain serve` running?", socket.display()))
     })?;
     stream.set_read_timeout(Some(ANSWER_WITHIN)).context("cannot bound the wait for the daemon")?;
