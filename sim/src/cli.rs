@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::coverage::{self, Coverage};
 use crate::fault::Kind;
 use crate::homes;
-use crate::run::{self, Report, Seed, run};
+use crate::run::{self, Report, Seed, run, run_twice_if_it_fails};
 use crate::scenario::Scenario;
 use crate::sweep::{Range, Summary, median, sweep};
 
@@ -119,7 +119,7 @@ pub fn main() -> i32 {
 }
 
 fn load(path: Option<&str>) -> Result<Scenario, String> {
-    path.map_or_else(|| Ok(Scenario::default()), |path| Scenario::load(path).map_err(|why| format!("{why:#}")))
+    path.map_or_else(|| Ok(Scenario::built_in()), |path| Scenario::load(path).map_err(|why| format!("{why:#}")))
 }
 
 fn mutant_of(name: Option<&str>) -> Result<Option<Mutant>, String> {
@@ -158,11 +158,12 @@ fn one(
     } else {
         println!("{first}")
     }
-    let report = run(&scenario, &seed, mutant, trace.is_some());
+    let report = run_twice_if_it_fails(&scenario, &seed, mutant, trace.is_some());
     if let Some(path) = &trace {
         write_trace(path, &report)?;
     }
-    let missed: Vec<&String> = scenario.covers.iter().filter(|mark| report.coverage.count(mark) == 0).collect();
+    let covers = scenario.covers.iter().filter(|_| scenario.covers_from <= 1);
+    let missed: Vec<&String> = covers.filter(|mark| report.coverage.count(mark) == 0).collect();
     if json {
         println!("{}", run_json(&scenario, &report, &repeat));
     } else if trace.as_deref() != Some("-") {
@@ -243,7 +244,7 @@ fn many(
         scenarios.push(load(Some(path))?);
     }
     if scenarios.is_empty() {
-        scenarios.push(Scenario::default());
+        scenarios.push(Scenario::built_in());
     }
     let range = range(seeds, within, jobs)?;
     let mutant = mutant_of(mutant.as_deref())?;

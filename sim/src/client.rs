@@ -7,6 +7,7 @@ use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{Answer, ClientInput, Input, Wish};
 use refrain_core::rng::Rng;
 
+use crate::clock::EPOCH_MS;
 use crate::coverage::reply_word;
 use crate::dice::Dice;
 use crate::observed::{ClientPush, Event, Object, Violation};
@@ -164,6 +165,8 @@ impl World {
             repo: repo.clone(),
             atomic,
             updates: updates.clone(),
+            sent_ms: EPOCH_MS + now / 1000,
+            told_ms: None,
             answers: None,
             remote: Vec::new(),
             ack: self.plan.acks[at],
@@ -172,7 +175,7 @@ impl World {
         if let Some(person) = person {
             self.clients.people[person].busy = Some(place);
         }
-        self.coverage.mark("workload", "push");
+        self.mark_push(place);
         self.daemons[daemon as usize].pushes.insert(id, place);
         let input = Input::Client(ClientInput::Push { id, repo: repo.clone(), atomic, updates });
         self.queue.after(200, Happening::Give(daemon, input));
@@ -181,7 +184,12 @@ impl World {
 
     /// A daemon answers a push.
     pub(crate) fn replied(&mut self, daemon: u64, id: PushId, answers: Vec<Answer>, remote: Vec<String>) {
-        let Some(push) = self.daemons[daemon as usize].pushes.remove(&id) else { return };
+        let at = &mut self.daemons[daemon as usize];
+        let Some(push) = at.pushes.remove(&id) else {
+            let again = at.answered.get(&id).copied();
+            return self.replied_again(daemon, again, answers);
+        };
+        at.answered.insert(id, push);
         for answer in &answers {
             let word = match answer {
                 Answer::Ok => "ok",
@@ -192,8 +200,19 @@ impl World {
         self.check_story(push, &answers);
         self.observed.pushes[push].answers = Some(answers);
         self.observed.pushes[push].remote = remote;
+        self.observed.pushes[push].told_ms = Some(EPOCH_MS + self.now() / 1000);
         self.emit(&Event::Answered { push });
         self.queue.after(SECOND / 50, Happening::Told(push));
+    }
+
+    /// A push is answered that does not wait for it: an invariant says what is wrong with that.
+    fn replied_again(&mut self, daemon: u64, push: Option<usize>, answers: Vec<Answer>) {
+        let Some(push) = push else {
+            let what = format!("daemon {daemon} answers a push that nobody gave it");
+            return self.fail(Violation { invariant: "every-push-answered", what });
+        };
+        self.observed.pushes[push].answers = Some(answers);
+        self.emit(&Event::Answered { push });
     }
 
     fn check_story(&mut self, push: usize, answers: &[Answer]) {
@@ -282,9 +301,10 @@ impl World {
         }
         let at_front = self.clients.people[person].plans.front().is_some_and(|errand| errand.at <= now);
         let Some(errand) = at_front.then(|| self.clients.people[person].plans.pop_front()).flatten() else { return };
+        let mut identical = false;
         let (atomic, updates) = match errand.what {
             What::Same { atomic, updates } => {
-                self.coverage.mark("workload", "identical-retry");
+                identical = true;
                 (atomic, updates)
             }
             What::Split => (false, self.draft_split(errand.host, &errand.repo).updates),
@@ -299,6 +319,9 @@ impl World {
         }
         if let Some(place) = self.send_push(errand.host, &errand.repo, atomic, updates, Some(person)) {
             self.clients.sent[place].tries = errand.tries;
+            if identical {
+                self.coverage.mark("workload", "identical-retry");
+            }
         }
     }
 
@@ -309,7 +332,7 @@ impl World {
     /// A push of the scenario's script.
     pub(crate) fn scripted(&mut self, at: usize) {
         let push = self.plan.script[at].clone();
-        let host = self.plan.sites.iter().position(|site| *site == push.site).unwrap_or(0);
+        let host = self.plan.sites.iter().position(|site| *site == push.site).expect("checked when it was read");
         let commit =
             |world: &World, name: &Option<String>| name.as_ref().and_then(|it| world.clients.named.get(it).copied());
         let old = commit(self, &push.old);

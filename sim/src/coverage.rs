@@ -42,6 +42,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "wrong-partition",
             "old-rules",
             "bad-membership",
+            "bad-rules",
             "repo-exists",
             "no-such-repo",
         ],

@@ -19,7 +19,7 @@ pub enum Kind {
     Garbage,
     /// Messages of a site are lost.
     Loss,
-    /// Answers to a site arrive twice.
+    /// Messages arrive twice: a site's appends at the log, and answers at the site.
     Duplicate,
     /// Messages of a site take seconds.
     Delay,
@@ -124,7 +124,7 @@ impl Kind {
             Kind::OffsetGaps => "offsets are skipped",
             Kind::Garbage => "somebody else writes rubbish and copies of earlier records to the log",
             Kind::Loss => "messages of a site are lost",
-            Kind::Duplicate => "answers to a site arrive twice",
+            Kind::Duplicate => "appends of a site and answers to it arrive twice",
             Kind::Delay => "messages of a site take seconds",
             Kind::Partition => "a site is cut off",
             Kind::OneWay => "nothing passes in one direction between a site and somebody else",

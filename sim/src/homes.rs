@@ -40,7 +40,7 @@ pub fn home(mutant: Mutant) -> Scenario {
         UnreadTakenForLost => "regressions/unread-taken-for-lost",
         EndTakenForDone => "regressions/end-taken-for-done",
     };
-    let Some((name, text)) = file else { return Scenario::default() };
+    let Some((name, text)) = file else { return Scenario::built_in() };
     let mut scenario = Scenario::parse(text).expect("a file of this repository");
     scenario.name = name.rsplit('/').next().unwrap_or(name).to_string();
     scenario.path = format!("scenarios/{name}.toml");

@@ -16,10 +16,13 @@ use refrain_core::record;
 /// Reports older than this that a newer one of their site replaced are compacted away, in milliseconds.
 const COMPACT_AFTER_MS: u64 = 30_000;
 
+/// The number of no daemon: somebody else who writes to the log.
+pub const STRANGER: u64 = u64::MAX;
+
 /// An append on its way.
 #[derive(Clone, Debug)]
 pub struct Append {
-    /// Who asked.
+    /// Who asked; [`STRANGER`] for whoever is no daemon.
     pub daemon: u64,
     /// The question.
     pub op: Op,

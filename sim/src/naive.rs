@@ -6,28 +6,19 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use refrain_core::ids::{Incarnation, Offset, Partition, Seq};
+use refrain_core::ids::{Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::placement::partition_of;
-use refrain_core::record::{Body, MemberState, Push, Record, SiteChanged, decode};
+use refrain_core::record::{Body, MemberState, Push, Record, RulesRaised, SiteChanged};
 
 pub use state::*;
 
 impl Naive {
-    /// Folds the record that became durable at `offset`.
-    pub fn append(&mut self, partition: Partition, offset: Offset, time_ms: u64, value: &[u8]) {
-        let record = decode(value).record.ok();
-        let folded = record.as_ref().and_then(|record| self.fold(partition, offset, time_ms, record));
-        let (words, before) = folded.unwrap_or((vec!["void"], Vec::new()));
-        let decision = Decision { offset, time_ms, words, before, record };
-        self.partitions.entry(partition).or_default().decisions.insert(offset, decision);
-    }
-
     /// `None`: void. Else a word an update (or `counted`), and the value before each.
     fn fold(&mut self, at: Partition, offset: Offset, time_ms: u64, record: &Record) -> Option<Folded> {
         let state = self.partitions.entry(at).or_default();
-        let strays = |repo: &RepoName| partition_of(repo, state.partitions.max(1)) != at;
-        (!record.header.repo.as_ref().is_some_and(strays)).then_some(())?;
+        let at_home = |repo: &RepoName| partition_of(repo, state.partitions.max(1)) == at;
+        record.header.repo.as_ref().is_none_or(at_home).then_some(())?;
         state.admit(at, time_ms, record)?;
         let Some(name) = &record.header.repo else { return Some((vec!["counted"], Vec::new())) };
         self.homes.insert(name.clone(), at);
@@ -45,14 +36,9 @@ impl Naive {
                 }
                 return Some((words, before));
             }
-            (Body::RepoCreated(created), _) if !taken => {
-                state.repos.insert(name.clone(), Repo::new(Incarnation(offset.0), created.head.clone()));
-            }
+            (Body::RepoCreated(made), _) if !taken => drop(state.repos.insert(name.clone(), Repo::new(offset, made))),
             (Body::RepoConfigured(wish), Some(repo)) => {
-                repo.head = wish.head.as_ref().unwrap_or(&repo.head).clone();
-                repo.deny_deletes = wish.deny_deletes.unwrap_or(repo.deny_deletes);
-                repo.deny_non_fast_forwards = wish.deny_non_fast_forwards.unwrap_or(repo.deny_non_fast_forwards);
-                repo.read_only = wish.read_only.as_ref().map_or(repo.read_only, |reason| !reason.is_empty());
+                repo.configure(wish);
             }
             (Body::RepoDeleted(_), Some(repo)) => {
                 repo.refs.keys().for_each(|name| histories.entry(name.clone()).or_default().push((offset, None)));
@@ -80,15 +66,25 @@ impl PartitionState {
         if let Body::SiteStarted(started) = &record.body {
             let last = self.speakers.get(site).map_or(ended, |speaker| speaker.epoch.max(ended));
             (started.rules >= rules && header.epoch > last).then_some(())?;
-            let (epoch, instance) = (header.epoch, header.instance);
-            self.speakers.insert(site.clone(), Speaker { epoch, instance, seq: Seq(0), since_ms: time_ms });
+            self.speakers.insert(site.clone(), Speaker::started(header, started.rules, time_ms));
             return Some(());
         }
         let speaker = self.speakers.get_mut(site)?;
         let in_force = speaker.epoch == header.epoch && speaker.instance == header.instance && speaker.epoch > ended;
         (in_force && header.seq > speaker.seq).then_some(())?;
         speaker.seq = header.seq;
-        if let Body::SiteChanged(changed) = &record.body { self.change(at, site, changed) } else { Some(()) }
+        match &record.body {
+            Body::SiteChanged(changed) => self.change(at, site, changed),
+            Body::RulesRaised(raised) => self.raise(rules, raised),
+            _ => Some(()),
+        }
+    }
+
+    /// Rules go up by one, once every member that may speak knows them.
+    fn raise(&mut self, from: u32, RulesRaised { rules }: &RulesRaised) -> Option<()> {
+        let mut may_speak = self.members.iter().filter(|(_, state)| **state != MemberState::Evicted);
+        let knows = |site| self.speakers.get(site).is_some_and(|speaker| speaker.rules >= *rules);
+        (*rules == from + 1 && may_speak.all(|(site, _)| knows(site))).then(|| self.rules = Some(*rules))
     }
 
     /// Partition 0 decides version by version; elsewhere the newest copy counts, and may skip some.

@@ -1,4 +1,5 @@
-//! What an invariant may see: the log, the stores, and what clients were told. Never the core's own state.
+//! What an invariant may see: the log, the stores, and what clients and operators were told. Of a core only its
+//! verdicts as it gives them, its lag as `status` prints it, and two counts: entries held and work under way.
 //!
 //! The world keeps this up to date as things happen and hands it, with each [`Event`], to every invariant.
 
@@ -66,10 +67,8 @@ pub struct SiteView {
     pub held: usize,
     /// Things under way at the site: open pushes, unread or unapplied records (`Site::in_flight`).
     pub in_flight: usize,
-    /// Sum of parked updates in its last durable report.
-    pub parked: u32,
-    /// Its daemon has asked another site for objects in vain since its start.
-    pub asked_in_vain: bool,
+    /// What its daemon has asked other sites for in vain since its start: values, and whom.
+    pub asked_in_vain: BTreeMap<RepoName, BTreeSet<(Oid, SiteId)>>,
     /// How far each site is behind, as this site's `status` says it once faults have stopped.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
     /// How often its daemons looked at single refs because a repository's sum differed from the table's.
@@ -104,6 +103,10 @@ pub struct ClientPush {
     pub atomic: bool,
     /// The updates.
     pub updates: Vec<Wish>,
+    /// When it was handed over, by the log's clock.
+    pub sent_ms: u64,
+    /// When it was answered, by the log's clock.
+    pub told_ms: Option<u64>,
     /// What the client was told, if anything: one answer an update. `None` for ever if its connection died.
     pub answers: Option<Vec<Answer>>,
     /// Lines that came with the answers.
@@ -125,14 +128,20 @@ pub enum Event {
     Reported { site: SiteId, report: Arc<Report> },
     /// A client was answered: the push's place in [`Observed::pushes`].
     Answered { push: usize },
+    /// An operator was answered, under the number that the adapter gave the order at that daemon.
+    Ordered { daemon: u64, order: PushId },
     /// A ref of a repository changed at a site, by the daemon (`foreign: false`) or behind its back.
     RefSet { site: SiteId, repo: RepoName, name: RefName, from: Option<Oid>, to: Option<Oid>, foreign: bool },
+    /// A daemon removed a repository, or put another life in its place: these refs are gone with it.
+    Emptied { site: SiteId, repo: RepoName, refs: BTreeMap<RefName, Oid> },
     /// A daemon says that somebody changed a ref behind it.
     Strayed { site: SiteId, repo: RepoName, name: RefName },
     /// A daemon started.
     Started { site: SiteId, daemon: u64 },
     /// A daemon stopped: crash, power failure or by itself.
     Stopped { site: SiteId, daemon: u64, power: bool },
+    /// A daemon says that it has stopped a partition, and why.
+    Halted { site: SiteId, daemon: u64, partition: Partition, why: String },
     /// A daemon announced that it is ready.
     Ready { site: SiteId, daemon: u64 },
     /// A daemon's fold judged a record: one judgement word an update (`accepted`, `unchanged`, or a rejection's word),
@@ -163,6 +172,8 @@ pub struct Observed {
     pub sites: BTreeMap<SiteId, SiteView>,
     /// The pushes so far.
     pub pushes: Vec<ClientPush>,
+    /// The orders that operators gave: to which daemon, under which number.
+    pub orders: BTreeSet<(u64, PushId)>,
     /// The reference decisions of the naive fold over [`Observed::log`], kept by `naive.rs`.
     pub naive: crate::naive::Naive,
     /// Pairs that ever were started by the world, with the daemon's number.
@@ -172,6 +183,8 @@ pub struct Observed {
     /// Daemons that run on a copy of their site's machine: what they say of a disk is about another one than in
     /// `sites`.
     pub shadows: BTreeSet<u64>,
+    /// How long a site waits for the others before it shows what is staged.
+    pub flip_seconds: u64,
     /// `refdb = "none"` in this run: what is appended is accepted.
     pub refdb_none: bool,
 }

@@ -7,6 +7,7 @@ use refrain_core::port::{ClientInput, Input, Order};
 use refrain_core::record::{MemberState, RepoConfigured, Visibility};
 
 use crate::dice::Dice;
+use crate::observed::Event;
 use crate::swarm::{Chore, SECOND};
 use crate::workload::NAMES;
 use crate::world::{Happening, World};
@@ -58,7 +59,6 @@ impl World {
             Chore::Configure { repo, dice } => {
                 self.expect_crowd(repo);
                 let (wish, back) = configuration(dice);
-                self.coverage.mark("workload", "repo-configured");
                 let repo = self.repos[repo].clone();
                 let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
                 let wait = (5 + dice % 90) * SECOND;
@@ -66,7 +66,6 @@ impl World {
             }
             Chore::Recreate { repo, gone_for } => {
                 self.expect_crowd(repo);
-                self.coverage.mark("workload", "repo-deleted");
                 let creation = self.creation(repo);
                 let order = Order::DeleteRepo { repo: self.repos[repo].clone() };
                 self.add_task(now, order.clone(), None, vec![(gone_for, creation.clone())], false);
@@ -91,7 +90,6 @@ impl World {
                 }
                 self.clients.member_busy = true;
                 self.expect_people(site);
-                self.coverage.mark("workload", "member");
                 let site = self.hosts[site].site.clone();
                 let change = |state| change(&site, state);
                 let mut then = vec![(SECOND, change(MemberState::Active))];
@@ -129,11 +127,13 @@ impl World {
         let id = PushId(self.clients.next_id);
         self.clients.tasks[at].given = true;
         self.daemons[daemon as usize].orders.insert(id, at);
+        self.observed.orders.insert((daemon, id));
         self.queue.after(100, Happening::Give(daemon, Input::Client(ClientInput::Order { id, order })));
     }
 
     /// An order is answered.
     pub(crate) fn ordered(&mut self, daemon: u64, id: PushId, outcome: Result<(), String>) {
+        self.emit(&Event::Ordered { daemon, order: id });
         let Some(at) = self.daemons[daemon as usize].orders.remove(&id) else { return };
         let order = self.clients.tasks[at].order.clone();
         let done = match (&order, outcome) {
@@ -155,9 +155,6 @@ impl World {
             return;
         }
         let (wait, next) = then.remove(0);
-        if matches!(next, Order::CreateRepo { .. }) {
-            self.coverage.mark("workload", "repo-created");
-        }
         if let Some(host) = self.hosts.iter().position(|host| member && Some(&host.site) == not_at.as_ref()) {
             self.expect_people(host);
         }

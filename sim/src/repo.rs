@@ -34,8 +34,8 @@ pub struct Extra {
     pub keeps: BTreeMap<Offset, (Vec<Oid>, bool)>,
     /// Values found that nobody knew.
     pub found: BTreeSet<Oid>,
-    /// Locks that nobody holds any more.
-    pub stale_locks: BTreeSet<RefName>,
+    /// Locks that nobody holds any more, and until when they stay.
+    pub stale_locks: BTreeMap<RefName, u64>,
     /// Somebody else holds all locks until then.
     pub locked_until: u64,
     /// The sum of the refs' hashes under a key, and their number, for as long as no ref changes.
@@ -70,7 +70,7 @@ impl Extra {
             unflushed_refs: BTreeSet::new(),
             keeps: BTreeMap::new(),
             found: BTreeSet::new(),
-            stale_locks: BTreeSet::new(),
+            stale_locks: BTreeMap::new(),
             locked_until: 0,
             summed: None,
         }
@@ -187,7 +187,7 @@ impl Repo<'_> {
             .collect();
         let blocked = |edit: &Edit| {
             self.extra.locked_until > now
-                || self.extra.stale_locks.contains(&edit.name)
+                || self.extra.stale_locks.get(&edit.name).is_some_and(|until| *until > now)
                 || (edit.new.is_some() && edit.old.is_none() && self.is_in_the_way(&edit.name))
         };
         // Git takes all locks of a transaction or none.
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(repo.check(0, &edits), [None, Some(RefSet::Refused { actual: None })]);
         repo.set(&edits[0]);
         assert_eq!(repo.check(0, &[edit("refs/heads/a/b", None)]), [Some(RefSet::Failed)]);
-        repo.extra.stale_locks.insert(name("refs/heads/c"));
+        repo.extra.stale_locks.insert(name("refs/heads/c"), u64::MAX);
         let edits = [edit("refs/heads/c", None), edit("refs/heads/d", None)];
         assert_eq!(repo.check(0, &edits), [Some(RefSet::Failed), Some(RefSet::Failed)]);
     }

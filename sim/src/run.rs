@@ -51,6 +51,8 @@ pub enum Outcome {
     Panicked(String),
     /// 102.
     NotConverged(String),
+    /// 103: the same seed, another trace.
+    NotDeterministic(String),
     /// 104: what the scenario is about never happened.
     Vacuous(String),
 }
@@ -63,6 +65,7 @@ impl Outcome {
             Outcome::Violated(_) => 100,
             Outcome::Panicked(_) => 101,
             Outcome::NotConverged(_) => 102,
+            Outcome::NotDeterministic(_) => 103,
             Outcome::Vacuous(_) => 104,
         }
     }
@@ -74,6 +77,7 @@ impl Outcome {
             Outcome::Violated(violations) => violations[0].invariant,
             Outcome::Panicked(_) => "panic",
             Outcome::NotConverged(_) => "not-converged",
+            Outcome::NotDeterministic(_) => "not-deterministic",
             Outcome::Vacuous(_) => "vacuous",
         }
     }
@@ -85,6 +89,7 @@ impl Outcome {
             Outcome::Violated(list) => list.iter().map(|it| format!("{}: {}", it.invariant, it.what)).collect(),
             Outcome::Panicked(what) => vec![format!("panic: {what}")],
             Outcome::NotConverged(what) => vec![format!("did not converge: {what}")],
+            Outcome::NotDeterministic(what) => vec![format!("not deterministic: {what}")],
             Outcome::Vacuous(what) => vec![format!("vacuous: {what}")],
         }
     }
@@ -145,6 +150,25 @@ pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: boo
     }
 }
 
+/// As [`run`]; a run that fails is done once more, since a failure that does not come again cannot be worked on.
+pub fn run_twice_if_it_fails(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: bool) -> Report {
+    let first = run(scenario, seed, mutant, traced);
+    if !(100..=102).contains(&first.outcome.code()) {
+        return first;
+    }
+    let again = run(scenario, seed, mutant, false);
+    compared(first, &again)
+}
+
+/// The same seed must leave the same trace and end in the same way.
+fn compared(first: Report, again: &Report) -> Report {
+    if (first.hash, &first.outcome) == (again.hash, &again.outcome) {
+        return first;
+    }
+    let [this, that] = [&first, again].map(|it| format!("{} with trace {:016x}", it.outcome.word(), it.hash));
+    Report { outcome: Outcome::NotDeterministic(format!("{this}, then {that}")), ..first }
+}
+
 /// A scenario can be about a violation: then that one is what must happen.
 fn expected(scenario: &Scenario, outcome: Outcome) -> Outcome {
     let Some(wanted) = &scenario.expect.violation else { return outcome };
@@ -165,5 +189,16 @@ mod tests {
         let commit = "0123456789abcdef0123456789abcdef01234567";
         assert!(Seed::parse(commit).is_ok_and(|seed| seed.value > u128::from(u64::MAX) && seed.text == commit));
         assert!(Seed::parse("x").is_err());
+    }
+
+    #[test]
+    fn a_failure_that_comes_in_another_way_is_no_result() {
+        let short = Scenario { seconds: 20, clients: 1, ..Scenario::default() };
+        let clean = run(&short, &Seed::number(1), None, false);
+        let failed = Report { outcome: Outcome::NotConverged("stuck".to_string()), ..clean.clone() };
+        assert_eq!(compared(failed.clone(), &failed).outcome.code(), 102);
+        assert_eq!(compared(failed.clone(), &clean).outcome.code(), 103);
+        let other = Report { hash: failed.hash + 1, ..failed.clone() };
+        assert_eq!(compared(failed, &other).outcome.code(), 103);
     }
 }

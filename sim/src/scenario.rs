@@ -1,10 +1,12 @@
 //! Scenario files: TOML that says what a run is about. What it leaves open, the seed draws.
 
 use anyhow::{Context, bail};
+use refrain_core::config::Ack;
 use serde::Deserialize;
 
 use crate::fault::{Kind, Strike};
-use crate::swarm::SECOND;
+use crate::invariants;
+use crate::swarm::{NAMES, SECOND};
 
 /// A scenario.
 #[derive(Clone, Debug, Deserialize)]
@@ -48,6 +50,8 @@ pub struct Scenario {
     pub refdb_none: bool,
     /// Marks that a sweep must have met.
     pub covers: Vec<String>,
+    /// From so many runs on; a shorter sweep says nothing about rare ones.
+    pub covers_from: u64,
     /// What must come of it, if not a clean run.
     pub expect: Expect,
     /// Faults at fixed times.
@@ -114,7 +118,7 @@ impl Default for Scenario {
             partitions: (2, 8),
             seconds: 3_600,
             clients: 10,
-            every_seconds: 70,
+            every_seconds: 64,
             faults: None,
             without: Vec::new(),
             often: Vec::new(),
@@ -124,12 +128,75 @@ impl Default for Scenario {
             prune_seconds: 600,
             refdb_none: false,
             covers: Vec::new(),
+            covers_from: 1,
             expect: Expect::default(),
             fault: Vec::new(),
             push: Vec::new(),
         }
     }
 }
+
+/// What fifty runs of the built-in scenario must have met, beside every fault class.
+const BUILT_IN_COVERS: &[&str] = &[
+    "verdict.accepted",
+    "verdict.unchanged",
+    "verdict.counted",
+    "verdict.void",
+    "verdict.stale",
+    "verdict.name-conflict",
+    "verdict.read-only",
+    "verdict.deletes-denied",
+    "verdict.non-fast-forward-denied",
+    "verdict.head-branch",
+    "verdict.atomic",
+    "verdict.no-such-repo",
+    "void.malformed",
+    "void.already-opened",
+    "void.not-a-member",
+    "void.old-epoch",
+    "void.not-in-force",
+    "void.old-sequence",
+    "void.wrong-partition",
+    "void.bad-membership",
+    "void.repo-exists",
+    "void.no-such-repo",
+    "reply.ok",
+    "reply.stale",
+    "reply.read only",
+    "reply.name conflict",
+    "reply.undecided",
+    "reply.denied",
+    "reply.too large",
+    "reply.atomic push failed",
+    "reply.unavailable",
+    "workload.atomic",
+    "workload.delete",
+    "workload.forced",
+    "workload.stale-on-purpose",
+    "workload.back-and-forth",
+    "workload.repeat-refused",
+    "workload.identical-retry",
+    "workload.directory-and-file",
+    "workload.bad-name",
+    "workload.large",
+    "workload.split",
+    "workload.repo-created",
+    "workload.repo-deleted",
+    "workload.repo-configured",
+    "workload.member",
+    "world.append-late",
+    "world.append-twice",
+    "world.append-after-death",
+    "world.foreign-ref",
+    "world.put-back",
+    "world.exit-75",
+    "world.gc-removed",
+    "world.fetched",
+    "world.missing-here",
+    "world.pack-in-chunks",
+    "world.pack-from-chunks",
+    "world.record-of-shadow",
+];
 
 /// Workload features that a scenario can switch off.
 pub const FEATURES: &[&str] = &[
@@ -152,6 +219,14 @@ pub const FEATURES: &[&str] = &[
 ];
 
 impl Scenario {
+    /// The built-in one: every fault class, every kind of push, every verdict. It is about what fifty runs always
+    /// meet of them.
+    pub fn built_in() -> Self {
+        let faults = Kind::ALL.iter().map(|kind| format!("fault.{}", kind.name()));
+        let others = BUILT_IN_COVERS.iter().map(|mark| (*mark).to_string());
+        Self { covers: faults.chain(others).collect(), covers_from: 50, ..Self::default() }
+    }
+
     /// Reads a file. The error names what is wrong with it.
     pub fn load(path: &str) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
@@ -195,6 +270,7 @@ impl Scenario {
         if !(1..=9).contains(&count) || scenario.seconds == 0 || scenario.every_seconds == 0 {
             bail!("1 to 9 sites, and times above 0");
         }
+        scenario.check_names()?;
         Ok(scenario)
     }
 
@@ -203,12 +279,50 @@ impl Scenario {
         !self.without.iter().any(|off| off == feature)
     }
 
-    /// Its faults at fixed times. An unknown site is taken for the first.
+    /// The sites, by name.
+    pub fn names_of_sites(&self) -> Vec<String> {
+        match self.site_names.is_empty() {
+            true => NAMES[..self.sites.min(NAMES.len())].iter().map(|name| (*name).to_string()).collect(),
+            false => self.site_names.clone(),
+        }
+    }
+
+    /// The acknowledgement level of every site, if the scenario names one; `None` in it: no such level.
+    pub fn ack_of_all(&self) -> Option<Option<Ack>> {
+        let text = self.ack.as_deref()?;
+        let sites = |text: &str| text.strip_prefix("sites:")?.parse().ok().filter(|count| *count > 0).map(Ack::Sites);
+        Some(match text {
+            "log" => Some(Ack::Log),
+            "all" => Some(Ack::All),
+            text => sites(text),
+        })
+    }
+
+    /// Whatever the file names must exist: a slip of the pen would make another story of it.
+    fn check_names(&self) -> anyhow::Result<()> {
+        let sites = self.names_of_sites();
+        let scripted = self.fault.iter().map(|fault| &fault.site).chain(self.push.iter().map(|push| &push.site));
+        if let Some(name) = scripted.into_iter().find(|name| !sites.contains(name)) {
+            bail!("there is no site {name:?}; there are {}", sites.join(", "));
+        }
+        if self.ack_of_all() == Some(None) {
+            bail!("there is no ack {:?}; there are log, sites:N and all", self.ack.as_deref().unwrap_or_default());
+        }
+        if let Some(name) = &self.expect.violation {
+            let known: Vec<&str> = invariants::names().into_iter().map(|(known, _)| known).collect();
+            if !known.contains(&name.as_str()) {
+                bail!("there is no invariant {name:?}; there are {}", known.join(", "));
+            }
+        }
+        Ok(())
+    }
+
+    /// Its faults at fixed times.
     pub fn strikes(&self, sites: &[String]) -> Vec<Strike> {
         let strike = |fault: &ScriptedFault| Strike {
             at: micros(fault.at),
             kind: Kind::parse(&fault.kind).expect("checked when it was read"),
-            host: sites.iter().position(|site| *site == fault.site).unwrap_or(0),
+            host: sites.iter().position(|site| *site == fault.site).expect("checked when it was read"),
             lasts: micros(fault.lasts),
             dice: fault.dice,
         };

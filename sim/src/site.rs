@@ -27,14 +27,10 @@ pub struct Host {
     pub gone: bool,
     /// What its disk holds.
     pub disk: Disk,
-    /// An older state of it.
-    pub backup: Option<Box<Backup>>,
     /// Its clocks.
     pub clock: Clock,
     /// The daemon that runs.
     pub daemon: Option<u64>,
-    /// Nothing starts before: somebody works on the machine.
-    pub held_until: u64,
     /// Everything the daemon does waits until then.
     pub paused_until: u64,
     /// What came meanwhile.
@@ -54,13 +50,6 @@ pub struct Disk {
     pub spools: BTreeMap<Spool, Vec<u8>>,
     /// The visible parts, of a shadow only; a site's own are in `Observed`.
     pub views: BTreeMap<RepoName, RepoView>,
-}
-
-/// An older state of a disk.
-#[derive(Clone, Debug)]
-pub struct Backup {
-    /// The disk then.
-    pub disk: Disk,
 }
 
 /// A daemon that runs or ran.
@@ -84,6 +73,8 @@ pub struct Daemon {
     pub pushes: BTreeMap<PushId, usize>,
     /// Orders that wait for an answer, with the operator's number for them.
     pub orders: BTreeMap<PushId, usize>,
+    /// Pushes that were answered; a second answer is looked at, too.
+    pub answered: BTreeMap<PushId, usize>,
 }
 
 /// An effect whose outcome is not there yet.
@@ -93,6 +84,8 @@ pub enum Work {
     Git(GitEffect),
     /// As ordered.
     Journal(JournalEffect),
+    /// A fetch of which a message was lost: it fails once that is noticed.
+    Unheard(GitEffect),
     /// What was unflushed when it began.
     Flush(Vec<(RepoName, Incarnation, Flushing)>),
 }
@@ -106,10 +99,8 @@ impl Host {
             shadow: false,
             gone: false,
             disk: Disk::default(),
-            backup: None,
             clock,
             daemon: None,
-            held_until: 0,
             paused_until: 0,
             waiting: Vec::new(),
             slow: 1,
@@ -130,6 +121,7 @@ impl Daemon {
             under_way: BTreeMap::new(),
             pushes: BTreeMap::new(),
             orders: BTreeMap::new(),
+            answered: BTreeMap::new(),
         }
     }
 }

@@ -88,17 +88,15 @@ pub enum Chore {
     },
 }
 
-const NAMES: [&str; 9] = ["ams", "sfo", "syd", "nrt", "gru", "iad", "lhr", "cpt", "yyz"];
+/// Sites' names where a scenario gives none.
+pub(crate) const NAMES: [&str; 9] = ["ams", "sfo", "syd", "nrt", "gru", "iad", "lhr", "cpt", "yyz"];
 
 impl Plan {
     /// The plan of `scenario` under `seed`.
     pub fn draw(scenario: &Scenario, seed: u128, mutant: Option<Mutant>) -> Plan {
         let root = Rng::new(seed);
         let mut rng = root.fork("topology");
-        let sites = match scenario.site_names.is_empty() {
-            true => NAMES[..scenario.sites.min(NAMES.len())].iter().map(|name| (*name).to_string()).collect(),
-            false => scenario.site_names.clone(),
-        };
+        let sites = scenario.names_of_sites();
         let count = sites.len();
         let calm_at = scenario.seconds * SECOND;
         let mut faults = root.fork("faults");
@@ -193,10 +191,8 @@ fn lose_while_apart(strikes: &[Strike], rng: &mut Rng, sites: usize) -> Vec<Stri
 
 fn draw_ack(scenario: &Scenario, rng: &mut Rng, sites: usize) -> Ack {
     let drawn = rng.below(10);
-    match scenario.ack.as_deref() {
-        Some("log") => Ack::Log,
-        Some("all") => Ack::All,
-        Some(text) => Ack::Sites(text.strip_prefix("sites:").and_then(|n| n.parse().ok()).unwrap_or(1)),
+    match scenario.ack_of_all() {
+        Some(ack) => ack.expect("checked when it was read"),
         None => match drawn {
             0..=5 => Ack::Log,
             6..=7 => Ack::Sites(1 + (drawn as u32) % (sites.max(2) as u32 - 1)),
@@ -224,9 +220,12 @@ fn draw_strikes(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) 
             Kind::DiskLost | Kind::SecondDaemon | Kind::OldBackup => 2,
             _ => 3,
         };
+        // Some while the log is opened and the repositories are made, most once people work.
+        let opening = (20 * SECOND).min(calm_at / 2);
         for _ in 0..rng.range(1, most) {
+            let at = if rng.percent(12) { rng.below(opening) } else { rng.range(opening, calm_at) };
             strikes.push(Strike {
-                at: rng.range(20 * SECOND.min(calm_at / 40), calm_at),
+                at,
                 kind: *kind,
                 host: rng.below(sites as u64) as usize,
                 lasts: lasts(*kind, &mut rng),

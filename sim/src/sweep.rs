@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use refrain_core::mutant::Mutant;
 
 use crate::coverage::Coverage;
-use crate::run::{Outcome, Report, Seed, run};
+use crate::run::{Outcome, Report, Seed, run_twice_if_it_fails};
 use crate::scenario::Scenario;
 
 /// Which seeds.
@@ -61,7 +61,7 @@ pub fn sweep(scenario: &Scenario, range: Range, mutant: Option<Mutant>, each: &(
                     if seed >= range.to || late || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let report = run(scenario, &Seed::number(seed), mutant, false);
+                    let report = run_twice_if_it_fails(scenario, &Seed::number(seed), mutant, false);
                     if range.until_caught && report.outcome != Outcome::Clean {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -95,8 +95,9 @@ impl Summary {
 
     /// What the scenario is about and no run met.
     pub fn missed(&self, scenario: &Scenario) -> Vec<String> {
-        let mut missed: Vec<String> =
-            scenario.covers.iter().filter(|mark| self.coverage.count(mark) == 0).cloned().collect();
+        let enough = self.runs >= scenario.covers_from;
+        let missed = scenario.covers.iter().filter(|mark| enough && self.coverage.count(mark) == 0);
+        let mut missed: Vec<String> = missed.cloned().collect();
         if let Some(wanted) = scenario.expect.violation.as_ref().filter(|_| self.shown == 0) {
             missed.push(format!("a violation of {wanted}"));
         }

@@ -8,7 +8,6 @@ use refrain_core::port::{
     ClientEffect, ClientInput, Effect, GitEffect, GitInput, Input, JournalEffect, JournalInput, LogEffect, LogInput,
     PackSource,
 };
-use refrain_core::record::Decoded;
 
 /// Lines, if wanted, and the hash.
 #[derive(Clone, Debug)]
@@ -167,11 +166,6 @@ pub fn input(input: &Input) -> String {
         }
         other => format!("<- {other:?}"),
     }
-}
-
-/// A record as a short text.
-pub fn kind(decoded: &Decoded) -> &'static str {
-    decoded.record.as_ref().map_or("malformed", |record| record.body.kind())
 }
 
 /// Who an input is for.

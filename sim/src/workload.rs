@@ -212,10 +212,14 @@ impl World {
         if busy || self.hosts[host].daemon.is_none() || self.shown(host, &repo).is_none() {
             return;
         }
-        let Some(draft) = self.draft(person, host, &repo, intent) else { return };
+        let refs = self.short_refs(host, &repo);
+        let bare = refs.is_empty() && !matches!(intent, Intent::BadName | Intent::Split);
+        let intent = if bare { Intent::Create } else { intent };
+        let Some(draft) = self.draft(person, host, &repo, &refs, intent) else { return };
         let place = self.send_push(host, &repo, draft.atomic, draft.updates, Some(person));
         if let Some(place) = place {
             self.clients.sent[place].and_back = draft.and_back;
+            self.mark_intent(intent);
         }
     }
 
@@ -242,18 +246,23 @@ impl World {
         Intent::Update
     }
 
-    fn draft(&mut self, person: usize, host: usize, repo: &RepoName, intent: Intent) -> Option<Draft> {
-        let refs: Vec<(RefName, Oid)> = self
-            .shown(host, repo)?
-            .iter()
-            .filter(|(name, _)| name.as_str().len() < 100)
-            .map(|(name, oid)| (name.clone(), *oid))
-            .collect();
-        let intent =
-            if refs.is_empty() && !matches!(intent, Intent::BadName | Intent::Split) { Intent::Create } else { intent };
-        self.mark_intent(intent);
+    /// The refs that people work on; those of split pushes come again only in split pushes.
+    fn short_refs(&mut self, host: usize, repo: &RepoName) -> Vec<(RefName, Oid)> {
+        let shown = self.shown(host, repo).into_iter().flatten();
+        let short = shown.filter(|(name, _)| name.as_str().len() < 100);
+        short.map(|(name, oid)| (name.clone(), *oid)).collect()
+    }
+
+    fn draft(
+        &mut self,
+        person: usize,
+        host: usize,
+        repo: &RepoName,
+        refs: &[(RefName, Oid)],
+        intent: Intent,
+    ) -> Option<Draft> {
         match intent {
-            Intent::Create => self.draft_create(&refs),
+            Intent::Create => self.draft_create(refs),
             Intent::BadName => {
                 let new = self.new_commit(Vec::new());
                 let updates = vec![Wish { name: "refs/heads/a..b".to_string(), old: None, new: Some(new) }];
@@ -263,31 +272,29 @@ impl World {
                 self.invite_to_split(host, repo);
                 Some(self.draft_split(host, repo))
             }
-            Intent::Atomic | Intent::Several => Some(self.draft_several(&refs, intent == Intent::Atomic)),
-            Intent::RepeatRefused => self.draft_repeated(person, &refs),
-            Intent::Stale => self.draft_stale(person, repo, &refs),
-            Intent::DirectoryAndFile => self.draft_directory(&refs),
+            Intent::Atomic | Intent::Several => Some(self.draft_several(refs, intent == Intent::Atomic)),
+            Intent::RepeatRefused => self.draft_repeated(person, refs),
+            Intent::Stale => self.draft_stale(person, repo, refs),
+            Intent::DirectoryAndFile => self.draft_directory(refs),
             Intent::Update | Intent::Delete | Intent::Force | Intent::BackAndForth | Intent::Revert | Intent::Large => {
-                let (name, value) = self.clients.rng.pick(&refs).clone();
+                let (name, value) = self.clients.rng.pick(refs).clone();
                 self.remember(person, repo, &name, value);
                 self.draft_one(intent, &name, value)
             }
         }
     }
 
+    /// A push was handed over; what its content does not tell is known from what was meant.
     fn mark_intent(&mut self, intent: Intent) {
         let word = match intent {
-            Intent::Update | Intent::Create | Intent::Several => return,
-            Intent::Delete => "delete",
             Intent::Force => "forced",
-            Intent::Atomic => "atomic",
             Intent::Stale => "stale-on-purpose",
-            Intent::BackAndForth | Intent::Revert => "back-and-forth",
             Intent::RepeatRefused => "repeat-refused",
             Intent::DirectoryAndFile => "directory-and-file",
             Intent::BadName => "bad-name",
             Intent::Large => "large",
             Intent::Split => "split",
+            _ => return,
         };
         self.coverage.mark("workload", word);
     }

@@ -4,6 +4,8 @@
 mod calm;
 mod disk;
 mod faults;
+mod heard;
+mod marks;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ use refrain_core::config::Config;
 use refrain_core::ids::{Oid, Op};
 use refrain_core::mutant::Mutants;
 use refrain_core::names::{RepoName, SiteId};
-use refrain_core::port::{ClientEffect, Effect, Input, Notice};
+use refrain_core::port::{Effect, Input};
 use refrain_core::rng::Rng;
 use refrain_core::site::Site;
 
@@ -33,6 +35,9 @@ use crate::walk::Universe;
 
 /// So many events never come at one moment unless somebody's deadline is over and stays so.
 const STANDING_STILL_MAX: u64 = 200_000;
+
+/// A daemon that starts takes dead locks of single refs away within so many microseconds.
+const LOCKS_HELD: u64 = 20 * SECOND;
 
 /// What can be due.
 #[derive(Clone, Debug)]
@@ -127,8 +132,8 @@ impl World {
     pub fn new(plan: Plan, traced: bool, invariants: Vec<Box<dyn Invariant>>) -> Self {
         let root = Rng::new(plan.seed);
         let mut clocks = root.fork("clocks");
-        let mut observed =
-            Observed { refdb_none: plan.refdb == refrain_core::config::RefDb::None, ..Observed::default() };
+        let refdb_none = plan.refdb == refrain_core::config::RefDb::None;
+        let mut observed = Observed { refdb_none, flip_seconds: plan.flip / SECOND, ..Observed::default() };
         observed.naive.refdb_none = observed.refdb_none;
         let hosts: Vec<Host> = plan
             .sites
@@ -305,15 +310,16 @@ impl World {
         if at.gone || at.daemon.is_some() {
             return;
         }
-        if at.held_until > now {
-            let until = at.held_until;
-            return self.queue.at(until, Happening::Boot(host, take_over));
-        }
         let number = self.daemons.len() as u64;
         at.daemon = Some(number);
-        // Locks and spools of the dead are swept first.
+        // Spools of the dead are swept first, and their locks; but some stay while somebody is inside who sets refs.
         at.disk.spools.clear();
-        at.disk.extras.values_mut().for_each(|extra| extra.stale_locks.clear());
+        let held = now + self.disk_rng.below(LOCKS_HELD);
+        let stay = self.disk_rng.percent(50);
+        for extra in at.disk.extras.values_mut() {
+            extra.stale_locks.retain(|_, until| stay || *until > now && *until != u64::MAX);
+            extra.stale_locks.values_mut().for_each(|until| *until = (*until).min(held));
+        }
         let clock = at.clock.rebooted(now, self.clocks.below(1 << 40));
         let site = at.site.clone();
         let restored = at.disk.journal.restored();
@@ -336,7 +342,7 @@ impl World {
         } else {
             let view = self.observed.sites.get_mut(&site).expect("known");
             view.up = true;
-            view.asked_in_vain = false;
+            view.asked_in_vain.clear();
             self.emit(&Event::Started { site, daemon: number });
         }
         self.after_core(number, effects);
@@ -458,36 +464,6 @@ impl World {
             Effect::Git(effect) => self.hand_to_git(daemon, effect),
             Effect::Journal(effect) => self.hand_to_journal(daemon, effect),
             Effect::Client(effect) => self.hand_to_client(daemon, effect),
-        }
-    }
-
-    fn hand_to_client(&mut self, daemon: u64, effect: ClientEffect) {
-        let host = self.daemons[daemon as usize].host;
-        match effect {
-            ClientEffect::Reply { id, answers, remote } => self.replied(daemon, id, answers, remote),
-            ClientEffect::Ordered { id, outcome } => self.ordered(daemon, id, outcome.map(|_| ())),
-            ClientEffect::Notice(Notice::Ready) => {
-                let site = self.hosts[host].site.clone();
-                if !self.hosts[host].shadow {
-                    self.observed.sites.get_mut(&site).expect("known").ready = true;
-                    self.emit(&Event::Ready { site, daemon });
-                }
-            }
-            ClientEffect::Notice(Notice::Parked { .. }) => self.coverage.mark("world", "parked"),
-            ClientEffect::Notice(Notice::ForeignRef { repo, name, .. }) => {
-                self.coverage.mark("world", "put-back");
-                if !self.hosts[host].shadow {
-                    let site = self.hosts[host].site.clone();
-                    self.emit(&Event::Strayed { site, repo, name });
-                }
-            }
-            ClientEffect::Notice(Notice::Stopped { .. } | Notice::InForce { .. }) => {}
-            ClientEffect::Exit { code, .. } => {
-                if code == 75 {
-                    self.coverage.mark("world", "exit-75");
-                }
-                self.stop(daemon, faults::Death::Exited);
-            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The promises, one file each. Each sees what [`crate::observed`] shows and nothing of the core's own state.
+//! The promises, one file each. Each sees what [`crate::observed`] shows and no more of a core.
 //!
 //! An invariant keeps what it needs to answer from the one event at hand, because it is asked after every event of
 //! every run. None trusts another to have run before it.
@@ -12,13 +12,16 @@ mod exactly_one_speaker;
 mod foreigners_heard;
 mod known;
 mod memory_bounded;
+mod no_partition_stops;
 mod no_ref_goes_back;
 mod nothing_left_open;
 mod nothing_reported_undurable;
 mod ok_as_promised;
 mod one_history_per_ref;
+mod orders_answered_once;
 mod record_closed;
 mod refs_after_objects;
+mod refused_in_words;
 mod refused_stays_refused;
 mod refused_with_cause;
 mod shown_when_replicated;
@@ -40,7 +43,9 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<acknowledged_survives::AcknowledgedSurvives>::default(),
         Box::<refused_stays_refused::RefusedStaysRefused>::default(),
         Box::<refused_with_cause::RefusedWithCause>::default(),
+        Box::new(refused_in_words::RefusedInWords),
         Box::<every_push_answered::EveryPushAnswered>::default(),
+        Box::<orders_answered_once::OrdersAnsweredOnce>::default(),
         Box::<ok_as_promised::OkAsPromised>::default(),
         Box::new(one_history_per_ref::OneHistoryPerRef),
         Box::<sites_judge_alike::SitesJudgeAlike>::default(),
@@ -49,6 +54,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(foreigners_heard::ForeignersHeard),
         Box::new(record_closed::RecordClosed),
         Box::<refs_after_objects::RefsAfterObjects>::default(),
+        Box::new(no_partition_stops::NoPartitionStops),
         Box::<no_ref_goes_back::NoRefGoesBack>::default(),
         Box::<shown_when_replicated::ShownWhenReplicated>::default(),
         Box::<nothing_left_open::NothingLeftOpen>::default(),

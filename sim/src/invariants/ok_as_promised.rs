@@ -1,6 +1,8 @@
 //! `ok` means what the site's `ack` says: the refs are shown where they were pushed, and for `sites:N` and `all` the
 //! other sites said that they flushed the objects, unless a line beside the answer says that this is still to come.
 //!
+//! That line is for a push that waited for its whole time-out, and for a daemon that is fenced.
+//!
 //! Catches an answer given before the origin shows the refs, and acknowledgements counted from the wrong sites.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,9 @@ use super::{broken, short};
 use crate::observed::{ClientPush, Event, Invariant, Observed, Violation};
 
 const NAME: &str = "ok-as-promised";
+
+/// A push waits for 10 s of its daemon's clock, which runs too fast by 2 % at most.
+const WAITS_MS: u64 = 9_700;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -80,7 +85,8 @@ impl OkAsPromised {
 
     fn answered(&self, seen: &Observed, push: &ClientPush) -> Vec<Violation> {
         if push.remote.iter().any(|line| line.contains("still")) {
-            return Vec::new();
+            let what = format!("push {} at {}: ok, still to come, although nothing hindered", push.id, push.site);
+            return if may_be_early(seen, push) { Vec::new() } else { vec![broken(NAME, what)] };
         }
         let mut found = Vec::new();
         let answers = push.answers.iter().flatten();
@@ -141,6 +147,15 @@ impl OkAsPromised {
             Ack::All => of_state(&[MemberState::Active]).all(|(site, (_, instance))| holds(site, instance)),
         }
     }
+}
+
+/// Whether an answer may come before what `ack` asks for: the push waited as long as it may, or its daemon is fenced
+/// (it answers what it can before it stops): somewhere its pair is not in force any more.
+fn may_be_early(seen: &Observed, push: &ClientPush) -> bool {
+    let waited = push.told_ms.unwrap_or_default().saturating_sub(push.sent_ms) >= WAITS_MS;
+    let pair = seen.daemons.get(&push.daemon).map(|(_, epoch, instance)| (*epoch, *instance));
+    let fenced = seen.naive.partitions.values().any(|state| state.in_force(&push.site) != pair);
+    waited || fenced
 }
 
 #[cfg(test)]
@@ -210,5 +225,20 @@ mod tests {
         world.seen.pushes[0].ack = Ack::Sites(1);
         let judged = world.judged("ams");
         assert_eq!(run(&mut check, &world, &[started, judged, ok]).len(), 1);
+    }
+
+    #[test]
+    fn still_to_come_is_said_only_by_who_cannot_wait() {
+        for (waited, found) in [(3_000, 1), (10_000, 0)] {
+            let mut world = World::opened(&["ams"]);
+            let updates = [update("a", absent(), value(1))];
+            world.push("ams", false, &updates);
+            let ok = world.answer("ams", false, &updates, &[true]);
+            world.seen.pushes[0].remote = vec!["the push is decided; sites are still applying it".to_string()];
+            world.seen.pushes[0].told_ms = Some(world.seen.pushes[0].sent_ms + waited);
+            assert_eq!(run(&mut OkAsPromised::default(), &world, std::slice::from_ref(&ok)).len(), found);
+            world.start("ams", 2, 20);
+            assert_eq!(run(&mut OkAsPromised::default(), &world, &[ok]), [], "fenced");
+        }
     }
 }

@@ -15,8 +15,11 @@ use crate::observed::{Event, Invariant, Observed, Violation};
 
 const NAME: &str = "shown-when-replicated";
 
-/// After 30 s of its own clock a site may show what others have not staged; clocks drift, and ticks are seconds.
-const FLIP_TICKS: u64 = 25;
+/// After `flip_timeout` of its own clock a site may show what others have not staged; clocks drift by 4 % at most, and
+/// ticks are seconds.
+fn flip_ticks(seen: &Observed) -> u64 {
+    (seen.flip_seconds * 96 / 100).saturating_sub(3)
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -65,11 +68,11 @@ impl Invariant for ShownWhenReplicated {
                 let history = seen.naive.history(repo, name);
                 // If the value was accepted more than once, the site may mean any of them.
                 let mut meant = history.iter().filter(|(_, value)| value == to).map(|(offset, _)| *offset).peekable();
-                if meant.peek().is_none() || meant.any(|offset| self.lacks(site, home, offset).is_none()) {
+                if meant.peek().is_none() || meant.any(|offset| self.lacks(seen, site, home, offset).is_none()) {
                     return Vec::new();
                 }
                 let newest = history.iter().rev().find(|(_, value)| value == to).map(|(offset, _)| *offset);
-                let lacks = newest.and_then(|offset| self.lacks(site, home, offset));
+                let lacks = newest.and_then(|offset| self.lacks(seen, site, home, offset));
                 let what = format!("{site} shows {repo} {name} at {} (offset {newest:?})", short(*to));
                 vec![broken(NAME, format!("{what}, which {lacks:?} has not staged"))]
             }
@@ -109,9 +112,9 @@ impl ShownWhenReplicated {
     }
 
     /// A site that the record at `offset` still has to wait for.
-    fn lacks(&self, shown_at: &SiteId, partition: Partition, offset: Offset) -> Option<&SiteId> {
+    fn lacks(&self, seen: &Observed, shown_at: &SiteId, partition: Partition, offset: Offset) -> Option<&SiteId> {
         let since = self.waiting.get(&(partition, offset))?;
-        if self.ticks >= since + FLIP_TICKS {
+        if self.ticks >= since + flip_ticks(seen) {
             return None;
         }
         // Of another site's loss this one may not have heard; of its own it has.
@@ -127,6 +130,7 @@ mod tests {
 
     fn pushed() -> (World, ShownWhenReplicated, Event) {
         let mut world = World::opened(&["ams", "sfo"]);
+        world.seen.flip_seconds = 30;
         world.configure("ams", Visibility::Replicated);
         world.push("ams", false, &[update("a", absent(), value(1))]);
         let mut check = ShownWhenReplicated::default();
@@ -147,8 +151,11 @@ mod tests {
 
     #[test]
     fn a_flip_does_not_wait_for_ever() {
-        let (world, mut check, set) = pushed();
-        run(&mut check, &world, &vec![Event::Tick; 30]);
-        assert_eq!(run(&mut check, &world, &[set]), []);
+        for (flip_seconds, found) in [(30, 0), (1_500, 1)] {
+            let (mut world, mut check, set) = pushed();
+            world.seen.flip_seconds = flip_seconds;
+            run(&mut check, &world, &vec![Event::Tick; 30]);
+            assert_eq!(run(&mut check, &world, &[set]).len(), found, "{flip_seconds} s");
+        }
     }
 }

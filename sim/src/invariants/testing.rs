@@ -161,6 +161,8 @@ impl World {
             repo: demo(),
             atomic,
             updates: updates.iter().map(wish).collect(),
+            sent_ms: self.now_ms,
+            told_ms: Some(self.now_ms),
             answers: Some(ok.iter().map(answer).collect()),
             remote: Vec::new(),
             ack: Ack::Log,

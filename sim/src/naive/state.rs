@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use refrain_core::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, Seq};
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::record::{MemberState, MemberTable, Record};
+use refrain_core::record::{Header, MemberState, MemberTable, Record, RepoConfigured, RepoCreated, decode};
 
 /// The pair in force for a site, and the last of its numbers that counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,14 @@ pub struct Speaker {
     pub seq: Seq,
     /// When that start was appended, by the log's clock.
     pub since_ms: u64,
+    /// The highest rules that it knows.
+    pub rules: u32,
+}
+
+impl Speaker {
+    pub(super) fn started(header: &Header, rules: u32, since_ms: u64) -> Self {
+        Self { epoch: header.epoch, instance: header.instance, seq: Seq(0), since_ms, rules }
+    }
 }
 
 /// What is said of a repository now.
@@ -40,7 +48,16 @@ pub(super) type Refs = BTreeMap<RefName, Oid>;
 pub(super) type Folded = (Vec<&'static str>, Vec<Option<Oid>>);
 
 impl Repo {
-    pub(super) fn new(incarnation: Incarnation, head: RefName) -> Self {
+    /// What an operator says of it; what is left out stays.
+    pub(super) fn configure(&mut self, wish: &RepoConfigured) {
+        self.head = wish.head.as_ref().unwrap_or(&self.head).clone();
+        self.deny_deletes = wish.deny_deletes.unwrap_or(self.deny_deletes);
+        self.deny_non_fast_forwards = wish.deny_non_fast_forwards.unwrap_or(self.deny_non_fast_forwards);
+        self.read_only = wish.read_only.as_ref().map_or(self.read_only, |reason| !reason.is_empty());
+    }
+
+    pub(super) fn new(at: Offset, created: &RepoCreated) -> Self {
+        let (incarnation, head) = (Incarnation(at.0), created.head.clone());
         let [read_only, deny_deletes, deny_non_fast_forwards] = [false; 3];
         Self { incarnation, head, refs: Refs::new(), read_only, deny_deletes, deny_non_fast_forwards }
     }
@@ -78,6 +95,16 @@ pub struct PartitionState {
     pub(super) ended: BTreeMap<SiteId, Epoch>,
 }
 
+impl PartitionState {
+    /// Who speaks for a site, if anybody may.
+    pub fn in_force(&self, site: &SiteId) -> Option<(Epoch, Instance)> {
+        let ended = self.ended.get(site).copied().unwrap_or_default();
+        let may_speak = self.members.get(site).is_some_and(|state| *state != MemberState::Evicted);
+        let speaker = self.speakers.get(site).filter(|speaker| may_speak && speaker.epoch > ended)?;
+        Some((speaker.epoch, speaker.instance))
+    }
+}
+
 /// The fold of the whole log.
 #[derive(Clone, Debug, Default)]
 pub struct Naive {
@@ -93,6 +120,15 @@ pub struct Naive {
 pub type History = Vec<(Offset, Option<Oid>)>;
 
 impl Naive {
+    /// Folds the record that became durable at `offset`.
+    pub fn append(&mut self, partition: Partition, offset: Offset, time_ms: u64, value: &[u8]) {
+        let record = decode(value).record.ok();
+        let folded = record.as_ref().and_then(|record| self.fold(partition, offset, time_ms, record));
+        let (words, before) = folded.unwrap_or((vec!["void"], Vec::new()));
+        let decision = Decision { offset, time_ms, words, before, record };
+        self.partitions.entry(partition).or_default().decisions.insert(offset, decision);
+    }
+
     /// The decision on a record.
     pub fn decision(&self, partition: Partition, offset: Offset) -> Option<&Decision> {
         self.partitions.get(&partition)?.decisions.get(&offset)

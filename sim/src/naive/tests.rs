@@ -10,7 +10,7 @@ use refrain_core::mutant::Mutants;
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::record::{
     Barrier, Body, Header, LogOpened, MemberState, Push, RULES, Record, RepoConfigured, RepoCreated, RepoDeleted,
-    SiteChanged, SiteStarted, Update, Visibility, decode,
+    RulesRaised, SiteChanged, SiteStarted, Update, Visibility, decode,
 };
 use refrain_core::refdb::{Fold, Judgement, Verdict};
 use refrain_core::rng::Rng;
@@ -74,10 +74,13 @@ fn random_record(rng: &mut Rng, naive: &Naive, at: Partition, offset: u64) -> Re
             header.seq = Seq(0);
             header.instance = Instance(u128::from(rng.below(5)));
             header.epoch = Epoch(known.0.0 + rng.below(3));
-            Body::SiteStarted(SiteStarted { rules: RULES - u32::from(rng.below(9) == 0) })
+            Body::SiteStarted(SiteStarted {
+                rules: (RULES + rng.below(4).min(2) as u32).saturating_sub(u32::from(rng.below(9) == 0)),
+            })
         }
         15 | 16 => Body::SiteChanged(random_change(rng, state)),
         17 if rng.below(5) == 0 => Body::LogOpened(opened()),
+        17 => Body::RulesRaised(RulesRaised { rules: state.rules.unwrap_or(RULES) + rng.below(4).min(2) as u32 }),
         _ => Body::Heartbeat(Barrier {}),
     };
     Record { header, body, pack: Arc::from([]) }
@@ -194,7 +197,8 @@ fn push(updates: &[(&str, Option<u8>, Option<u8>)], atomic: bool) -> Push {
 
 #[test]
 fn deletions_come_first_and_atomic_pushes_go_whole() {
-    let mut repo = Repo::new(Incarnation(0), RefName::parse("refs/heads/main").expect("valid"));
+    let head = RefName::parse("refs/heads/main").expect("valid");
+    let mut repo = Repo::new(Offset(0), &RepoCreated { head, visibility: Visibility::Applied });
     let (words, refs) = repo.judge(&push(&[("refs/heads/a", None, Some(1))], false), true);
     assert_eq!(words, ["accepted"]);
     repo.refs = refs;

@@ -181,8 +181,6 @@ impl World {
                     self.plan.sites.iter().map(|name| SiteId::parse(name).expect("a plan's site names are good"));
                 view.lag = sites.map(|site| (site.clone(), core.lag(&site))).collect();
             }
-            let report = self.observed.reports.get(&host.site);
-            view.parked = report.map_or(0, |report| report.partitions.values().map(|mark| mark.parked).sum());
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use refrain_core::ids::{Oid, Op};
-use refrain_core::names::RepoName;
+use refrain_core::ids::{Offset, Oid, Op};
+use refrain_core::names::{RepoName, SiteId};
 use refrain_core::port::{
-    Edit, GitEffect, GitInput, Input, JournalEffect, JournalInput, PackSource, Prepared, Received, RefSet, RepoShape,
+    Edit, GitEffect, GitInput, Hide, Input, JournalEffect, JournalInput, PackSource, Prepared, Received, RefSet,
+    RepoShape,
 };
 
 use super::{Happening, World};
@@ -56,20 +57,26 @@ impl World {
                 return self.begin(daemon, *op, work, takes);
             }
             GitEffect::Fetch { op, from, .. } => {
-                let peer = self.hosts.iter().position(|peer| peer.site == *from && !peer.shadow);
-                let way = peer.map(|peer| {
-                    (self.net.send(End::Host(host), End::Host(peer)), self.net.send(End::Host(peer), End::Host(host)))
-                });
-                match way {
-                    Some((Passage::Arrives(there, _), Passage::Arrives(back, _))) => (*op, there + back),
-                    _ => (*op, FETCH_TIMEOUT),
-                }
+                let (op, way) = (*op, self.way_to_peer(host, from));
+                let work = if way.is_some() { Work::Git(effect) } else { Work::Unheard(effect) };
+                return self.begin(daemon, op, work, way.unwrap_or(FETCH_TIMEOUT));
             }
         };
         let dies = matches!(effect, GitEffect::SetRefs { .. }) && self.daemons[daemon as usize].kill_in_refs;
         self.begin(daemon, op, Work::Git(effect), takes);
         if dies {
             self.stop(daemon, super::faults::Death::Killed);
+        }
+    }
+
+    /// How long a question and its answer take between two machines; `None` if one of them is lost.
+    fn way_to_peer(&mut self, host: usize, site: &SiteId) -> Option<u64> {
+        let peer = self.hosts.iter().position(|peer| peer.site == *site && !peer.shadow)?;
+        let there = self.net.send(End::Host(host), End::Host(peer));
+        let back = self.net.send(End::Host(peer), End::Host(host));
+        match (there, back) {
+            (Passage::Arrives(there, _), Passage::Arrives(back, _)) => Some(there + back),
+            _ => None,
         }
     }
 
@@ -106,6 +113,10 @@ impl World {
                 Input::Git(GitInput::Done { op, ok })
             }
             Work::Git(effect) => Input::Git(self.git_done(daemon, host, op, effect)),
+            Work::Unheard(effect) => {
+                self.asked_in_vain(host, &effect);
+                Input::Git(GitInput::Done { op, ok: false })
+            }
         };
         self.give(daemon, input);
     }
@@ -137,7 +148,6 @@ impl World {
     }
 
     fn git_done(&mut self, daemon: u64, host: usize, op: Op, effect: GitEffect) -> GitInput {
-        let now = self.now();
         match effect {
             GitEffect::Prepare { repo, updates, offered, inline_max, pack_max, spool, .. } => {
                 let max = (inline_max, pack_max);
@@ -164,28 +174,12 @@ impl World {
             }
             GitEffect::DropSpool { .. } => unreachable!("it is not answered"),
             GitEffect::Receive { repo, pack, tips, hide, keep, .. } => {
-                let Some(pack) = self.pack_at_hand(host, pack) else {
-                    return GitInput::Received { op, outcome: Received::Corrupt };
-                };
-                let outcome = match self.repo(host, &repo) {
-                    Some((mut repo, universe)) => {
-                        let outcome = repo.receive(&universe, now, pack.as_deref(), &tips, &hide);
-                        if let (Some(offset), Received::Complete) = (keep, outcome) {
-                            repo.extra.keeps.insert(offset, (tips, false));
-                        }
-                        outcome
-                    }
-                    None => Received::Failed,
-                };
-                if matches!(outcome, Received::Missing(_)) {
-                    self.coverage.mark("world", "missing-here");
-                }
-                GitInput::Received { op, outcome }
+                GitInput::Received { op, outcome: self.receive(host, &repo, pack, tips, &hide, keep) }
             }
-            GitEffect::Fetch { repo, from, tips, haves, .. } => {
-                let ok = self.fetch(host, &repo, &from, &tips, &haves);
-                if !ok && let Some(view) = self.observed.sites.get_mut(&self.hosts[host].site) {
-                    view.asked_in_vain = true;
+            GitEffect::Fetch { ref repo, ref from, ref tips, ref haves, .. } => {
+                let ok = self.fetch(host, repo, from, tips, haves);
+                if !ok {
+                    self.asked_in_vain(host, &effect);
                 }
                 GitInput::Done { op, ok }
             }
@@ -219,6 +213,29 @@ impl World {
         }
     }
 
+    /// Takes a pack in and proves that nothing below `tips` is missing; what was staged gets a hidden ref.
+    fn receive(
+        &mut self,
+        host: usize,
+        repo: &RepoName,
+        pack: Option<PackSource>,
+        tips: Vec<Oid>,
+        hide: &[Hide],
+        keep: Option<Offset>,
+    ) -> Received {
+        let now = self.now();
+        let Some(pack) = self.pack_at_hand(host, pack) else { return Received::Corrupt };
+        let Some((mut repo, universe)) = self.repo(host, repo) else { return Received::Failed };
+        let outcome = repo.receive(&universe, now, pack.as_deref(), &tips, hide);
+        if let (Some(offset), Received::Complete) = (keep, outcome) {
+            repo.extra.keeps.insert(offset, (tips, false));
+        }
+        if matches!(outcome, Received::Missing(_)) {
+            self.coverage.mark("world", "missing-here");
+        }
+        outcome
+    }
+
     /// A pack's bytes; `None` if the spool does not hold the pack that it should.
     fn pack_at_hand(&mut self, host: usize, pack: Option<PackSource>) -> Option<Option<Arc<[u8]>>> {
         match pack {
@@ -234,11 +251,21 @@ impl World {
         }
     }
 
+    /// A site asked another one for values and did not get them. What a copied machine asks is about another disk.
+    fn asked_in_vain(&mut self, host: usize, effect: &GitEffect) {
+        let GitEffect::Fetch { repo, from, tips, .. } = effect else { return };
+        if !self.hosts[host].shadow {
+            let view = self.observed.sites.get_mut(&self.hosts[host].site).expect("every machine's site is known");
+            let asked = view.asked_in_vain.entry(repo.clone()).or_default();
+            asked.extend(tips.iter().map(|tip| (*tip, from.clone())));
+        }
+    }
+
     fn fetch(
         &mut self,
         host: usize,
         repo: &RepoName,
-        from: &refrain_core::names::SiteId,
+        from: &SiteId,
         tips: &[Oid],
         haves: &[refrain_core::names::RefName],
     ) -> bool {
@@ -312,14 +339,23 @@ impl World {
             Some(shape) => {
                 let view = RepoView { head: Some(shape.head.clone()), ..self.new_view() };
                 self.hosts[host].disk.extras.insert(repo.clone(), Extra::new(shape));
-                self.views(host).insert(repo.clone(), view);
+                let former = self.views(host).insert(repo.clone(), view);
+                self.emptied(host, repo, former);
             }
             None => {
                 self.hosts[host].disk.extras.remove(repo);
-                self.views(host).remove(repo);
+                let former = self.views(host).remove(repo);
+                self.emptied(host, repo, former);
             }
         }
         true
+    }
+
+    fn emptied(&mut self, host: usize, repo: &RepoName, former: Option<RepoView>) {
+        if let Some(former) = former.filter(|view| !view.refs.is_empty() && !self.hosts[host].shadow) {
+            let site = self.hosts[host].site.clone();
+            self.emit(&Event::Emptied { site, repo: repo.clone(), refs: former.refs });
+        }
     }
 
     /// An empty repository, told from every earlier one by its count of sweeps.
@@ -362,7 +398,7 @@ impl World {
                     let objects = pack.map(|pack| unpack(&pack)).unwrap_or_default();
                     self.write_some(host, &repo, &objects);
                 }
-                Work::Git(GitEffect::Fetch { .. }) => {}
+                Work::Git(GitEffect::Fetch { .. }) | Work::Unheard(_) => {}
                 Work::Git(GitEffect::SetRefs { repo, edits, .. }) => self.tear_refs(host, &repo, &edits),
             }
         }
@@ -396,7 +432,7 @@ impl World {
         if let Some((at_hand, _)) = self.repo(host, repo)
             && !left.is_empty()
         {
-            at_hand.extra.stale_locks.extend(left.into_iter().map(|edit| edit.name));
+            at_hand.extra.stale_locks.extend(left.into_iter().map(|edit| (edit.name, u64::MAX)));
             self.coverage.mark("world", "lock-left");
         }
     }

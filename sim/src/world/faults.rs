@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use refrain_core::ids::Op;
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::Edit;
 
@@ -23,6 +24,8 @@ pub struct Faults {
     pub unknown_rate: u32,
     /// Of a hundred appends, how many leave a gap behind.
     pub gap_rate: u32,
+    /// Appends that the log refused while it answered nobody.
+    pub refused: BTreeSet<(u64, Op)>,
     active: BTreeSet<usize>,
     shadows: BTreeMap<usize, usize>,
     backups: BTreeMap<usize, Disk>,
@@ -136,7 +139,6 @@ impl World {
         for host in 0..self.hosts.len() {
             self.hosts[host].paused_until = 0;
             self.resume(host);
-            self.hosts[host].held_until = 0;
             self.hosts[host].disk.extras.values_mut().for_each(|extra| extra.locked_until = 0);
             if self.hosts[host].daemon.is_none() {
                 let after = self.disk_rng.below(5 * SECOND);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use refrain_core::ids::{Offset, Op};
+use refrain_core::ids::{Offset, Op, Partition};
 use refrain_core::port::{Input, LogEffect, LogInput, Topic, Value};
+use refrain_core::record::Body;
 
 use super::{Happening, World};
 use crate::dice::Dice;
@@ -85,10 +86,19 @@ impl World {
     pub(super) fn arrive(&mut self, append: Box<Append>) {
         let (daemon, op) = (append.daemon, append.op);
         let now = self.now();
+        // Refused means: certainly not there, and never will be. Nor may a copy of it land then.
+        if !append.answered && self.faults.refused.remove(&(daemon, op)) {
+            return;
+        }
         if self.faults.log_down_until > now {
             let up = self.faults.log_down_until;
             match self.log_rng.below(4) {
-                0 | 1 => self.answer(daemon, LogInput::AppendRefused { op }, append.answered),
+                0 | 1 => {
+                    if append.answered {
+                        self.faults.refused.insert((daemon, op));
+                    }
+                    self.answer(daemon, LogInput::AppendRefused { op }, append.answered);
+                }
                 2 => self.unknown(daemon, op, SECOND),
                 _ => {
                     self.unknown(daemon, op, SECOND);
@@ -128,11 +138,8 @@ impl World {
 
     /// Somebody else writes to a partition: half a record, a copy of an earlier one, or one of another's making.
     pub(super) fn write_garbage(&mut self, dice: u64) {
-        if self.daemons.is_empty() {
-            return;
-        }
         for _ in 0..1 + dice % 4 {
-            let mut any = || refrain_core::ids::Partition(self.log_rng.below(u64::from(self.plan.partitions)) as u32);
+            let mut any = || Partition(self.log_rng.below(u64::from(self.plan.partitions)) as u32);
             let (partition, topic) = (any(), Topic::PushData(any()));
             let earlier = self.observed.log.get(&partition).filter(|list| !list.is_empty());
             let copy = earlier.map(|list| list[self.log_rng.below(list.len() as u64) as usize].value.to_vec());
@@ -142,7 +149,8 @@ impl World {
             }
             let value: Arc<[u8]> = Arc::from(value);
             let parsed = log::parse(topic, &value);
-            let append = Append { daemon: 0, op: Op(0), topic, value, parsed, expect: None, answered: false };
+            let daemon = log::STRANGER;
+            let append = Append { daemon, op: Op(0), topic, value, parsed, expect: None, answered: false };
             let after = self.log_rng.below(SECOND);
             self.queue.after(after, Happening::Land(Box::new(append)));
         }
@@ -150,7 +158,7 @@ impl World {
 
     /// Chunks go whose records every site has applied and flushed, as far as their last reports say.
     pub(super) fn expire_packdata(&mut self) {
-        for partition in (0..self.plan.partitions).map(refrain_core::ids::Partition) {
+        for partition in (0..self.plan.partitions).map(Partition) {
             let reports = self.plan.sites.iter().map(|name| {
                 let site = refrain_core::names::SiteId::parse(name).expect("a plan's site names are good");
                 self.observed.reports.get(&site).and_then(|report| report.partitions.get(&partition))
@@ -187,7 +195,7 @@ impl World {
         self.say([200, append.daemon, offset.0], || {
             format!("log {:?} offset={offset} of daemon {} op={op}", append.topic, append.daemon)
         });
-        if self.daemons[append.daemon as usize].core.is_none() {
+        if self.daemons.get(append.daemon as usize).is_some_and(|daemon| daemon.core.is_none()) {
             self.coverage.mark("world", "append-after-death");
         }
         self.show_landed(append, offset, time_ms);
@@ -205,11 +213,12 @@ impl World {
             Topic::PushData(partition) => {
                 self.observed.log.entry(partition).or_default().push(entry);
                 self.observed.naive.append(partition, offset, time_ms, &append.value);
+                self.mark_landed(partition, offset);
                 self.emit(&Event::Appended { partition, offset });
                 if let Value::Record(decoded) = &append.parsed
                     && let Ok(record) = &decoded.record
                 {
-                    if matches!(&record.body, refrain_core::record::Body::Push(push) if push.pack.is_some()) {
+                    if matches!(&record.body, Body::Push(push) if push.pack.is_some()) {
                         self.coverage.mark("world", "pack-in-chunks");
                     }
                     self.maybe_undo(record);
@@ -226,6 +235,9 @@ impl World {
             }
             Topic::Progress => {
                 let Value::Progress(Some(report)) = &append.parsed else { return };
+                if report.partitions.values().any(|mark| mark.parked > 0) {
+                    self.coverage.mark("world", "parked");
+                }
                 let site = report.site.clone();
                 let newer = self
                     .observed
