@@ -207,7 +207,8 @@ pub struct Loaded {
 }
 
 /// Reads and judges a file and what the environment puts over it: `REFRAIN_PUSH__TIMEOUT` is `push.timeout`, and so on
-/// for every key of `[log]` and `[push]`. Relative paths are taken from the file's own directory, wherever they are said.
+/// for every key of `[log]` and `[push]`. Relative paths are taken from the file's own directory, wherever they are
+/// said.
 pub fn read(path: &Path) -> Result<Loaded> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(

@@ -177,11 +177,11 @@ impl Asker {
     }
 }
 
-/// What a stop as a whole gets: the interface gives 15 s, of which threads at work get 1 s more (`cli::serve`) and a busy
-/// machine another.
+/// What a stop as a whole gets: the interface gives 15 s, of which threads at work get 1 s more (`cli::serve`) and a
+/// busy machine another.
 pub const STOP_WITHIN: Duration = Duration::from_secs(13);
-/// The last part of it, in which connections get their answers. Until then, 11 s, open pushes may be answered: above the
-/// default `push.timeout` of 10 s.
+/// The last part of it, in which connections get their answers. Until then, 11 s, open pushes may be answered: above
+/// the default `push.timeout` of 10 s.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Starts a site: takes its lock, opens its journal, sweeps its repositories, listens on its socket.

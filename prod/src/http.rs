@@ -1,7 +1,8 @@
 //! HTTP of one site: Git's smart protocol by Git's own programs, and the pages that machines ask.
 //!
-//! Owns the listener and bounds connections, children and a client's silence. Promises that no name leads outside `repos`, that no body is
-//! held in memory, and that it listens on loopback only. Decides nothing about pushes: the hook does its work here too.
+//! Owns the listener and bounds connections, children and a client's silence. Promises that no name leads outside
+//! `repos`, that no body is held in memory, and that it listens on loopback only. Decides nothing about pushes: the
+//! hook does its work here too.
 
 mod body;
 mod git;

@@ -31,8 +31,8 @@ pub(super) fn run(path: Option<&Path>, take_over: bool) -> Result<u8> {
     to_the_end(serve(&file, take_over))
 }
 
-/// Threads that are at work when all else is over may go on for so long. What they leave half done, as after a kill, the
-/// next start sweeps and does again.
+/// Threads that are at work when all else is over may go on for so long. What they leave half done, as after a kill,
+/// the next start sweeps and does again.
 const THREADS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs `work` in a runtime that does not wait for its threads without limit.

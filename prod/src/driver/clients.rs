@@ -149,8 +149,8 @@ pub(super) fn listen(places: &Places, facts: mpsc::UnboundedSender<Fact>, journa
     if std::fs::symlink_metadata(&path).is_ok() {
         ensure!(
             is_socket(&path),
-            "at the socket's path {} lies something that is no socket; it was left alone: move it away, or set `socket` \
-             to another path",
+            "at the socket's path {} lies something that is no socket; it was left alone: move it away, or set \
+             `socket` to another path",
             path.display()
         );
         std::fs::remove_file(&path).with_context(|| format!("cannot replace the old socket {}", path.display()))?;

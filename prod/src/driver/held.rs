@@ -1,7 +1,7 @@
 //! What a running site holds: the locks of its directories, as long as any thread of it is at work there.
 //!
-//! Promises that no other daemon takes the directories over while an order of this one still writes to them, and that an
-//! order which panics ends its site: the core would wait for its answer for ever.
+//! Promises that no other daemon takes the directories over while an order of this one still writes to them, and that
+//! an order which panics ends its site: the core would wait for its answer for ever.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! Places between two steps of a push where a test has the daemon killed, or a step fail. A release build has none.
 //!
 //! The environment's `REFRAIN_TEST_DIE` names a file; once that says `after-append:2`, the second passage of that place
-//! from then on ends the process by SIGKILL: no destructor, no flush, no farewell. With `after-append:2:panic` it panics.
+//! from then on ends the process by SIGKILL: no destructor, no flush, no farewell. With `after-append:2:panic` it
+//! panics.
 
 /// Passes the place `name`.
 #[cfg(debug_assertions)]

@@ -89,7 +89,8 @@ impl<B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + U
     }
 }
 
-/// Hands a request's body on, piece by piece. An error is the client's: it broke off, was silent, or its gzip is damaged.
+/// Hands a request's body on, piece by piece. An error is the client's: it broke off, was silent, or its gzip is
+/// damaged.
 pub(super) async fn hand_on<B>(mut from: Request<B>, gzip: bool, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()>
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,

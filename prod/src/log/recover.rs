@@ -97,8 +97,8 @@ pub(super) fn foreign(path: &Path) -> LogError {
 /// A file that does not go on where the one before it ended.
 pub(super) fn gap(path: &Path, base: u64, end: u64) -> LogError {
     LogError::Corrupt(format!(
-        "{}: starts at offset {base}, but the segment before it ends at {end}; a file is missing or foreign: restore it \
-         before you start again",
+        "{}: starts at offset {base}, but the segment before it ends at {end}; a file is missing or foreign: restore \
+         it before you start again",
         path.display()
     ))
 }
