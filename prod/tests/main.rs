@@ -23,6 +23,7 @@ mod processes;
 mod pushes;
 mod rebuild;
 mod records;
+mod repacking;
 #[cfg(debug_assertions)]
 mod replicated;
 mod serve;

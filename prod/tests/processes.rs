@@ -33,7 +33,7 @@ fn a_small_push_starts_no_git_over_a_path_and_receive_pack_alone_over_http() {
     // Each site's upkeep has looked at the new repository; it will not look again unless something changes.
     let looked = |site: &str| {
         let dir = world.repo(site, "r").display().to_string();
-        calls().iter().any(|call| call.contains(&dir) && call.contains("core.hooksPath"))
+        calls().iter().any(|call| call.contains(&dir) && call.contains("config --null --list"))
     };
     eventually("upkeep has looked at it everywhere", || SITES.iter().all(|site| looked(site)));
     let before = calls();

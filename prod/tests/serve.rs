@@ -46,6 +46,8 @@ fn a_repository_that_cannot_be_served_is_named_and_keeps_nobody_else_from_being_
     assert_eq!(world.serve().terminate(), 0);
     let made = world.git_at("ams", "wide", &["init", "-q", "--bare", "--object-format=sha256"]);
     assert!(made.status.success(), "{}", text(&made.stderr));
+    // As if it had been ours: what does not bear the mark is left alone without a word.
+    std::fs::write(world.repo("ams", "wide").join("refrain-incarnation"), "7\n").expect("written");
     let daemon = world.serve();
     assert!(world.messages().contains("wide.git uses SHA-256 object ids"), "{}", world.messages());
     world.create("r");

@@ -65,19 +65,15 @@ impl GitPort {
         let found = repositories::find(&self.places.repos)?;
         found.unlisted.iter().for_each(|why| tracing::warn!("{why}"));
         let mark = self.places.state.join(FLUSH_FAILED);
-        let doubtful = mark.exists();
+        // All of them, whatever becomes of one.
+        if mark.exists() && found.ours.iter().map(|path| distrusted(path)).fold(true, |all, one| all & one) {
+            std::fs::remove_file(&mark).with_context(|| format!("{} cannot be removed", mark.display()))?;
+        }
         for path in found.ours {
-            if doubtful {
-                let files = distrust_memory(&path)?;
-                tracing::warn!("{}: {files} files are read from the disk again, since a flush failed", path.display());
-            }
             // One that cannot be served does not keep the site from serving the others.
             if let Err(why) = self.sweep_one(&path) {
                 tracing::error!("{why:#}");
             }
-        }
-        if doubtful {
-            std::fs::remove_file(&mark).with_context(|| format!("{} cannot be removed", mark.display()))?;
         }
         Ok(())
     }
@@ -101,7 +97,7 @@ impl GitPort {
     /// When the site ends. Another site of this process may have been told of a failed flush that this one has not
     /// heard of yet, and whose mark it needs too. A disk that does not answer in time says nothing.
     pub(super) async fn close(&self) {
-        const WITHIN: Duration = Duration::from_secs(2);
+        const WITHIN: Duration = Duration::from_millis(500);
         let port = self.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let _ = port.disks.flush([&*port.places.repos]);
@@ -424,6 +420,16 @@ fn place(effect: &GitEffect) -> (&'static str, Option<&RepoName>) {
 fn sync(dir: &std::fs::File) -> std::io::Result<()> {
     // 5 is EIO.
     if test_points::fails("flush") { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(rustix::fs::syncfs(dir)?) }
+}
+
+/// Has a repository be read from its disk again, and says how that went.
+fn distrusted(path: &Path) -> bool {
+    let (shown, done) = (path.display(), distrust_memory(path));
+    match &done {
+        Ok(files) => tracing::warn!("{shown}: {files} files are read from the disk again: a flush failed"),
+        Err(why) => tracing::error!("{shown} may show what its disk has lost: {why:#}"),
+    }
+    done.is_ok()
 }
 
 /// One keep ref a tip, since one push may have several.

@@ -98,7 +98,11 @@ pub fn distrust_memory(repo: &Path) -> Result<usize> {
             if kind.is_dir() {
                 open.push(entry.path());
             } else if kind.is_file() {
-                let file = File::open(entry.path()).with_context(|| format!("{:?} cannot be read", entry.path()))?;
+                let file = match File::open(entry.path()) {
+                    // Git may be at work there.
+                    Err(why) if why.kind() == io::ErrorKind::NotFound => continue,
+                    other => other.with_context(|| format!("{} cannot be read", entry.path().display()))?,
+                };
                 rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
                 files += 1;
             }
