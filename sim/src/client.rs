@@ -329,6 +329,16 @@ impl World {
         self.is_calm() || self.now() >= self.plan.calm_at
     }
 
+    /// The commit that the script calls so; made when it is first named.
+    fn named(&mut self, name: &str, parent: Option<Oid>) -> Oid {
+        if let Some(known) = self.clients.named.get(name) {
+            return *known;
+        }
+        let new = self.new_commit(parent.into_iter().collect());
+        self.clients.named.insert(name.to_string(), new);
+        new
+    }
+
     /// A push of the scenario's script.
     pub(crate) fn scripted(&mut self, at: usize) {
         let push = self.plan.script[at].clone();
@@ -337,20 +347,13 @@ impl World {
             |world: &World, name: &Option<String>| name.as_ref().and_then(|it| world.clients.named.get(it).copied());
         let old = commit(self, &push.old);
         let parent = commit(self, &push.on).or(old);
-        let new = match self.clients.named.get(&push.new) {
-            Some(new) => *new,
-            None => {
-                let new = self.new_commit(parent.into_iter().collect());
-                self.clients.named.insert(push.new.clone(), new);
-                new
-            }
-        };
+        let new = push.new.as_ref().map(|name| self.named(name, parent));
         let repo = self.repos[0].clone();
-        let wish = Wish { name: push.name.clone(), old, new: Some(new) };
+        let wish = Wish { name: push.name.clone(), old, new };
         match self.send_push(host, &repo, false, vec![wish], None) {
             Some(place) => self.clients.sent[place].story = push.answer.clone(),
             None if push.answer.as_deref().is_some_and(|answer| answer != "down") => {
-                let what = format!("push of {} at {}: nobody takes it", push.new, push.site);
+                let what = format!("push of {:?} to {} at {}: nobody takes it", push.new, push.name, push.site);
                 self.fail(Violation { invariant: "story-as-told", what });
             }
             None => {}

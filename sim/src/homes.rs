@@ -39,6 +39,9 @@ pub fn home(mutant: Mutant) -> Scenario {
         RetryForgotten => "regressions/retry-forgotten",
         UnreadTakenForLost => "regressions/unread-taken-for-lost",
         EndTakenForDone => "regressions/end-taken-for-done",
+        BasesForgotten => "regressions/bases-of-a-deleted-branch",
+        ForeignUnheardElsewhere => "regressions/foreign-start-seen-elsewhere",
+        UnchangedExcusesChanged => "regressions/unchanged-beside-changed",
     };
     let Some((name, text)) = file else { return Scenario::built_in() };
     let mut scenario = Scenario::parse(text).expect("a file of this repository");
@@ -51,19 +54,40 @@ pub fn home(mutant: Mutant) -> Scenario {
 /// that show in many ways.
 pub fn needs(mutant: Mutant) -> &'static [&'static str] {
     match mutant {
-        Mutant::ReappendOnUnknown => {
-            &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause"]
-        }
+        Mutant::ReappendOnUnknown | Mutant::NoBarrier => UNKNOWN,
+        Mutant::SequenceIgnored | Mutant::RejectedSpendsNothing => TWICE,
+        Mutant::NoFence | Mutant::FenceRefusesDecided | Mutant::FenceOfAnotherPartition => &["second-daemon", "member"],
         Mutant::EvictedMayStart | Mutant::ReadmittedSpeaks | Mutant::MembersMerged => &["member"],
         Mutant::IncarnationIgnored | Mutant::EndTakenForDone | Mutant::ConfigOfAnyLife => &["recreate"],
         Mutant::AtomicByRef => &["atomic"],
+        Mutant::DeletionsLast => &["delete", "directory-and-file"],
+        Mutant::BoundaryByPresence => &["repeat-refused"],
+        Mutant::JournalAhead | Mutant::JudgedAgain => RESTART,
+        Mutant::ReconcileEarly => &["old-journal", "old-backup"],
         Mutant::ForeignKept => &["foreign-refs"],
         Mutant::HomeIgnored => &["garbage"],
         Mutant::PolicyAtProducer => &["configure"],
-        Mutant::SplitCutEarly => &["split"],
+        Mutant::SplitCutEarly | Mutant::SplitToldWhole => &["split"],
         Mutant::ChunkPlaceGuessed => &["large"],
         Mutant::KeepsOfOtherRefsReleased => &["configure"],
-        Mutant::UnreadTakenForLost => &["loss"],
+        Mutant::UnreadTakenForLost | Mutant::RetryForgotten => &["loss"],
+        Mutant::BasesForgotten => &["old-backup"],
+        Mutant::ParkedSkipped => &["loss", "disk-lost"],
+        Mutant::FlipWithoutMembers | Mutant::FlipOldInstance => &["disk-lost"],
+        Mutant::FlipDeadlineEarly => &["crash", "power"],
+        Mutant::AnsweredPushKept => &["append-unknown", "log-down", "one-way", "partition"],
+        Mutant::KeepNotTaken | Mutant::KeepsOfAllReleased => &["gc"],
+        Mutant::TrimBeforeFlush => &["power"],
+        Mutant::ForeignUnheard | Mutant::ForeignUnheardElsewhere => &["second-daemon"],
+        Mutant::UnchangedExcusesChanged => &["partition"],
         _ => &[],
     }
 }
+
+/// Appends whose outcome nobody knows.
+const UNKNOWN: &[&str] = &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause"];
+/// The same record twice in the log.
+const TWICE: &[&str] =
+    &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause", "garbage"];
+/// A daemon that starts with what another one left.
+const RESTART: &[&str] = &["crash", "power", "torn-refs", "old-journal", "old-backup", "second-daemon", "member"];

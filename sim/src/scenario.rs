@@ -99,8 +99,8 @@ pub struct ScriptedPush {
     pub name: String,
     /// The commit that the pusher saw there, by the name given below; absent: nothing.
     pub old: Option<String>,
-    /// The commit pushed; it is made on top of `old` (or of `on`) when first named.
-    pub new: String,
+    /// The commit pushed; it is made on top of `old` (or of `on`) when first named. Absent: the ref is deleted.
+    pub new: Option<String>,
     /// Its parent, if not `old`.
     pub on: Option<String>,
     /// How the answer must begin; absent: any.

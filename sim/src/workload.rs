@@ -345,7 +345,7 @@ impl World {
         Draft::one(&name, None, Some(new))
     }
 
-    /// Two to four refs: changed, created, deleted.
+    /// Two to four refs: changed, created, deleted, or as they are.
     fn draft_several(&mut self, refs: &[(RefName, Oid)], atomic: bool) -> Draft {
         let count = 2 + self.clients.rng.below(3) as usize;
         let mut updates: Vec<Wish> = Vec::new();
@@ -356,6 +356,12 @@ impl World {
                 continue;
             }
             let old = refs.iter().find(|(name, _)| name.as_str() == text).map(|(_, value)| *value);
+            if let Some(value) = old.filter(|_| self.clients.rng.percent(12)) {
+                // Somebody else has pushed just that already: asked for beside the others, it changes nothing.
+                let before = self.observed.objects[&value].parents.first().copied();
+                updates.push(Wish { name: text.to_string(), old: before, new: Some(value) });
+                continue;
+            }
             let delete = old.is_some() && self.plan.is_on("delete") && self.clients.rng.percent(25);
             let new = (!delete).then(|| self.new_commit(old.or(tip).into_iter().collect()));
             tip = new.or(tip);
