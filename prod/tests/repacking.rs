@@ -14,8 +14,8 @@ fn world_with_slow_repacking() -> World {
     let (dir, packing, go) = (world.path("bin"), world.path("packing"), world.path("go"));
     std::fs::create_dir(&dir).expect("made");
     let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *--unpack-unreachable*)\n  touch '{}'\n  while [ ! -e '{}' ]; do sleep 0.1; done\nesac\nexec \
-         '{}' \"$@\"\n",
+        "#!/bin/sh\ncase \"$*\" in *--unpack-unreachable*)\n  touch '{}'\n\
+         while [ ! -e '{}' ]; do sleep 0.1; done\nesac\nexec '{}' \"$@\"\n",
         packing.display(),
         go.display(),
         real.display()

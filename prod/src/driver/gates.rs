@@ -1,7 +1,7 @@
 //! A gate a repository: orders pass it together, and what removes files passes alone.
 //!
-//! Promises that nothing is removed while an order relies on it. Whoever removes holds a gate for milliseconds, and never
-//! waits in front of it: a waiting remover would hold up every order that comes later for as long as the longest before.
+//! Promises that nothing is removed while an order relies on it. Whoever removes holds a gate for milliseconds, and
+//! never waits in front of it: that would hold up every order that comes later for as long as the longest before.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The repositories that a site has open.
 //!
-//! Promises to hold no more than [`OPEN_MAX`] open: the one that was used longest ago is closed for the next, once nobody
-//! works with it, and opened again when it is needed, which costs a few small reads.
+//! Promises to hold no more than [`OPEN_MAX`] open: the one that was used longest ago is closed for the next, once
+//! nobody works with it, and opened again when it is needed, which costs a few small reads.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Keeping what a proof rests on from being pruned before a ref holds it.
 //!
-//! Whatever is pruned goes by the age of its file, as with Git's own `gc.pruneExpire`. So an object that was here before
-//! it was needed gets the time of now, as Git does where it does not write one again. Never writes an object.
+//! Whatever is pruned goes by the age of its file, as with Git's own `gc.pruneExpire`. So an object that was here
+//! before it was needed gets the time of now, as Git does where it does not write one again. Never writes an object.
 
 use std::cell::Cell;
 use std::fs;
@@ -32,7 +32,7 @@ impl<'a> Freshen<'a> {
         if freshen(&self.objects.join(&hex[..2]).join(&hex[2..])) || self.packs_done.replace(true) {
             return;
         }
-        // In a pack, then. Which one does not matter enough to ask: there are 50 at most, and each is touched once a day.
+        // In a pack, then. Which one does not matter enough to ask: there are about 50, each touched once a day.
         for entry in fs::read_dir(self.objects.join("pack")).into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|ext| ext == "pack") {
                 freshen(&entry.path());
@@ -41,8 +41,8 @@ impl<'a> Freshen<'a> {
     }
 }
 
-/// Says whether there is such a file. One that belongs to somebody else may keep its age: it is then as safe as one that
-/// nobody asked for.
+/// Says whether there is such a file. One that belongs to somebody else may keep its age: it is then as safe as one
+/// that nobody asked for.
 fn freshen(path: &Path) -> bool {
     let Ok(meta) = fs::metadata(path) else { return false };
     let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());

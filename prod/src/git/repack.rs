@@ -2,8 +2,8 @@
 //!
 //! What takes long only adds files, beside whoever works in the repository: `git pack-objects` writes the new pack and
 //! makes young unreachable objects loose, `git prune -n` names the old ones. Only what removes files happens when no
-//! order is carried out, a few at a time, and each file's age is looked at again just before: an order that came to rely
-//! on it has made it young. Promises that the new pack is durable before any other goes.
+//! order is carried out, a few at a time, and each file's age is looked at again just before: an order that came to
+//! rely on it has made it young. Promises that the new pack is durable before any other goes.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -198,7 +198,7 @@ impl Repacking<'_> {
         })
     }
 
-    /// Every object of a young pack is in a new one or loose. Of an old one only what refs reach is, which Git promises.
+    /// Every object of a young pack is in a new one or loose. Of an old one only what refs reach is, as Git promises.
     fn is_covered(&self, pack: &Old, new: &[Index]) -> Result<bool> {
         let is_old = pack.modified.elapsed().is_ok_and(|age| age > PRUNE_AFTER);
         if is_old || self.has_alternates() {
