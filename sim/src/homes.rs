@@ -68,6 +68,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::ParkedSkipped => &["loss", "disk-lost"],
         Mutant::FlipWithoutMembers => &["disk-lost"],
         Mutant::FlipDeadlineEarly => &["crash", "power"],
+        Mutant::AnsweredPushKept => &["append-unknown", "log-down", "one-way", "partition"],
         Mutant::KeepNotTaken | Mutant::KeepsOfAllReleased => &["gc"],
         Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
