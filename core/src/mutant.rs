@@ -151,6 +151,8 @@ mutants! {
     ReplyBeforeShown = "reply-before-shown",
     /// A split push's decided half is told `ok` with no word that it is still being applied.
     SplitToldWhole = "split-told-whole",
+    /// Beside refusals alone it is said that something is still to come.
+    StillBesideRefusals = "still-beside-refusals",
     /// The second half of a split push is cut before the first is judged.
     SplitCutEarly = "split-cut-early",
     /// A push is answered by the verdict on the record that happened to come next.

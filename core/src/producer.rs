@@ -298,6 +298,13 @@ impl Producer {
         }
     }
 
+    /// Answers before refs are shown and other sites have them. Where nothing was taken, nothing is to come.
+    fn reply_early(&mut self, out: &mut Out, id: PushId) {
+        let Some(Job { want: Want::Push(push), .. }) = self.jobs.get(&id) else { return self.reply(out, id, &[]) };
+        let taken = push.answers.contains(&Some(Answer::Ok)) || self.config.mutants.on(Mutant::StillBesideRefusals);
+        self.reply(out, id, if taken { &[words::STILL_APPLYING] } else { &[] });
+    }
+
     /// Answers every open update with `why` and forgets the job. Only for jobs with nothing appended that could still
     /// count.
     pub(super) fn fail(&mut self, out: &mut Out, id: PushId, why: &str) {
@@ -323,7 +330,7 @@ impl Producer {
             }
             match &self.jobs[&id].stage {
                 Stage::Waiting => {
-                    self.reply(out, id, &[words::STILL_APPLYING]);
+                    self.reply_early(out, id);
                 }
                 _ if appended && !only_here => self.undecided(out, id),
                 _ => self.fail(out, id, words::FENCED),
@@ -368,7 +375,7 @@ impl Producer {
         let appended = self.appends.values().any(|append| append.job == Some(id));
         match &self.jobs[&id].stage {
             Stage::Waiting => {
-                self.reply(out, id, &[words::STILL_APPLYING]);
+                self.reply_early(out, id);
                 self.jobs.remove(&id);
             }
             Stage::Appending { .. } if appended && self.config.mutants.on(Mutant::RefuseOnTimeout) => {
@@ -400,7 +407,7 @@ impl Producer {
             if self.appends.values().any(|append| append.job == Some(id)) {
                 self.undecided(out, id);
             } else if matches!(self.jobs[&id].stage, Stage::Waiting) {
-                self.reply(out, id, &[words::STILL_APPLYING]);
+                self.reply_early(out, id);
             } else {
                 self.fail(out, id, words::STOPPED);
             }

@@ -25,7 +25,7 @@ pub fn home(mutant: Mutant) -> Scenario {
         SplitCutEarly => "faults/chunks",
         SplitToldWhole => "regressions/split-told-whole",
         ConfigOfAnyLife => "mixed/recreated",
-        KeepsOfAllReleased => "faults/keeps",
+        KeepsOfAllReleased => "regressions/keep-of-another-ref",
         KeepsOfOtherRefsReleased => "regressions/keep-of-another-ref",
         RetriedUnkept => "regressions/keep-of-another-ref",
         PastForeign => "mixed/everything",
@@ -55,14 +55,11 @@ pub fn home(mutant: Mutant) -> Scenario {
 pub fn needs(mutant: Mutant) -> &'static [&'static str] {
     match mutant {
         Mutant::ReappendOnUnknown | Mutant::NoBarrier => UNKNOWN,
-        Mutant::SequenceIgnored | Mutant::RejectedSpendsNothing => TWICE,
         Mutant::NoFence | Mutant::FenceRefusesDecided | Mutant::FenceOfAnotherPartition => &["second-daemon", "member"],
         Mutant::EvictedMayStart | Mutant::ReadmittedSpeaks | Mutant::MembersMerged => &["member"],
         Mutant::IncarnationIgnored | Mutant::EndTakenForDone | Mutant::ConfigOfAnyLife => &["recreate"],
         Mutant::AtomicByRef => &["atomic"],
         Mutant::DeletionsLast => &["delete", "directory-and-file"],
-        Mutant::BoundaryByPresence => &["repeat-refused"],
-        Mutant::JournalAhead | Mutant::JudgedAgain => RESTART,
         Mutant::ReconcileEarly => &["old-journal", "old-backup"],
         Mutant::ForeignKept => &["foreign-refs"],
         Mutant::HomeIgnored => &["garbage"],
@@ -70,15 +67,14 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::SplitCutEarly | Mutant::SplitToldWhole => &["split"],
         Mutant::ChunkPlaceGuessed => &["large"],
         Mutant::KeepsOfOtherRefsReleased => &["configure"],
-        Mutant::UnreadTakenForLost | Mutant::RetryForgotten => &["loss"],
+        Mutant::UnreadTakenForLost => &["loss"],
         Mutant::BasesForgotten => &["old-backup"],
         Mutant::ParkedSkipped => &["loss", "disk-lost"],
-        Mutant::FlipWithoutMembers | Mutant::FlipOldInstance => &["disk-lost"],
+        Mutant::FlipWithoutMembers => &["disk-lost"],
         Mutant::FlipDeadlineEarly => &["crash", "power"],
         Mutant::AnsweredPushKept => &["append-unknown", "log-down", "one-way", "partition"],
         Mutant::KeepNotTaken | Mutant::KeepsOfAllReleased => &["gc"],
-        Mutant::TrimBeforeFlush => &["power"],
-        Mutant::ForeignUnheard | Mutant::ForeignUnheardElsewhere => &["second-daemon"],
+        Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
         _ => &[],
     }
@@ -86,8 +82,3 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
 
 /// Appends whose outcome nobody knows.
 const UNKNOWN: &[&str] = &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause"];
-/// The same record twice in the log.
-const TWICE: &[&str] =
-    &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause", "garbage"];
-/// A daemon that starts with what another one left.
-const RESTART: &[&str] = &["crash", "power", "torn-refs", "old-journal", "old-backup", "second-daemon", "member"];

@@ -1,7 +1,8 @@
 //! `ok` means what the site's `ack` says: the refs are shown where they were pushed, and for `sites:N` and `all` the
 //! other sites said that they flushed the objects, unless a line beside the answer says that this is still to come.
 //!
-//! That line is for a push that waited for its whole time-out, and for a daemon that is fenced.
+//! That line is for a push that waited for its whole time-out, and for a daemon that is fenced; and it stands beside an
+//! `ok`, never beside refusals alone.
 //!
 //! Catches an answer given before the origin shows the refs, and acknowledgements counted from the wrong sites.
 
@@ -85,8 +86,14 @@ impl OkAsPromised {
 
     fn answered(&self, seen: &Observed, push: &ClientPush) -> Vec<Violation> {
         if push.remote.iter().any(|line| line.contains("still")) {
-            let what = format!("push {} at {}: ok, still to come, although nothing hindered", push.id, push.site);
-            return if may_be_early(seen, push) { Vec::new() } else { vec![broken(NAME, what)] };
+            let wrong = if !push.answers.iter().flatten().any(|answer| *answer == Answer::Ok) {
+                "is still to come, and nothing of it was taken"
+            } else if !may_be_early(seen, push) {
+                "ok, still to come, although nothing hindered"
+            } else {
+                return Vec::new();
+            };
+            return vec![broken(NAME, format!("push {} at {}: {wrong}", push.id, push.site))];
         }
         let mut found = Vec::new();
         let answers = push.answers.iter().flatten();
@@ -238,7 +245,9 @@ mod tests {
             world.seen.pushes[0].told_ms = Some(world.seen.pushes[0].sent_ms + waited);
             assert_eq!(run(&mut OkAsPromised::default(), &world, std::slice::from_ref(&ok)).len(), found);
             world.start("ams", 2, 20);
-            assert_eq!(run(&mut OkAsPromised::default(), &world, &[ok]), [], "fenced");
+            assert_eq!(run(&mut OkAsPromised::default(), &world, std::slice::from_ref(&ok)), [], "fenced");
+            world.seen.pushes[0].answers = Some(vec![Answer::No("unavailable: not taken".to_string())]);
+            assert_eq!(run(&mut OkAsPromised::default(), &world, &[ok]).len(), 1, "nothing is to come");
         }
     }
 }
