@@ -4,6 +4,8 @@
 //! offset order, each once. A log that was truncated, re-created or cut off below the position is a detected state: the
 //! partition stops and says so; nothing jumps.
 
+mod watched;
+
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::String;
@@ -13,10 +15,9 @@ use alloc::vec::Vec;
 use crate::aggregator::Accepted;
 use crate::audit::Watch;
 use crate::config::{Config, READ_RECORDS_MAX, RETRY_AFTER};
-use crate::consumer::{Consumer, Source, Strayed, shape_of};
-use crate::ids::{Incarnation, Offset, Partition};
+use crate::consumer::{Consumer, Source, shape_of};
+use crate::ids::{Offset, Partition};
 use crate::journal::{Change, PushWork, Work};
-use crate::names::{RefName, RepoName};
 use crate::port::{JournalEffect, LogEffect, Notice, Now, Out, Owner, Read, Topic, Value};
 use crate::producer::{Producer, Voice};
 use crate::record::{Body, Decoded, Push, Record, Visibility};
@@ -423,49 +424,6 @@ impl Part {
     /// Git shows all that the log held when this daemon started, but for what cannot be had.
     pub(crate) fn serves(&self) -> bool {
         self.caught_up && !self.consumer.has_open_before(self.start_end)
-    }
-
-    /// From here on it is remembered what happens, beginning with what is under way.
-    pub(crate) fn watch(&mut self) {
-        let lives = self.cache.unsaved_lives();
-        let repos = lives.keys().chain(self.consumer.busy_repos()).cloned().collect();
-        self.watch = Some(Watch::new(repos, lives));
-    }
-
-    /// And what happens to a repository's refs. False if nothing can be said of it now.
-    pub(crate) fn look_at(&mut self, repo: &RepoName, life: Incarnation) -> bool {
-        let mut refs = self.cache.unsaved_refs(life);
-        refs.extend(self.consumer.busy_refs(repo).cloned());
-        let Some(watch) = &mut self.watch else { return false };
-        watch.look_at(repo, refs);
-        !watch.is_over(repo, life) && !self.consumer.is_reshaped(repo)
-    }
-
-    pub(crate) fn unwatch(&mut self) {
-        self.watch = None;
-    }
-
-    pub(crate) fn touched(&self, repo: &RepoName) -> bool {
-        self.watch.as_ref().is_none_or(|watch| watch.touched(repo))
-    }
-
-    pub(crate) fn touched_ref(&self, name: &RefName) -> bool {
-        self.watch.as_ref().is_none_or(|watch| watch.touched_ref(name))
-    }
-
-    /// Refs that somebody changed go back to what the table says.
-    pub(crate) fn put_back(
-        &mut self,
-        now: Now,
-        out: &mut Out,
-        repo: &RepoName,
-        life: Incarnation,
-        strayed: Vec<Strayed>,
-    ) {
-        let over = self.watch.as_ref().is_none_or(|watch| watch.is_over(repo, life));
-        if self.stopped.is_none() && !over {
-            self.consumer.put_back(now, out, (repo, life), strayed, self.fold.control().next);
-        }
     }
 
     pub(crate) fn held(&self) -> usize {

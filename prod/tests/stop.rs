@@ -40,7 +40,7 @@ fn a_program_that_hangs_does_not_keep_the_daemon_from_stopping() {
     // Upkeep asks for this setting as soon as there is a repository.
     let (hung, real) = (dir.join("hung"), real.display().to_string());
     let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *core.hooksPath) : >'{}'; exec sleep 25;; esac\nexec '{real}' \"$@\"\n",
+        "#!/bin/sh\ncase \"$*\" in *--null*--list) : >'{}'; exec sleep 25;; esac\nexec '{real}' \"$@\"\n",
         hung.display()
     );
     std::fs::write(dir.join("git"), script).expect("written");

@@ -63,7 +63,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::ReconcileEarly => &["old-journal", "old-backup"],
         Mutant::ForeignKept => &["foreign-refs"],
         Mutant::HomeIgnored => &["garbage"],
-        Mutant::PolicyAtProducer => &["configure"],
+        Mutant::PolicyAtProducer => &["configure", "delete"],
         Mutant::SplitCutEarly | Mutant::SplitToldWhole => &["split"],
         Mutant::ChunkPlaceGuessed => &["large"],
         Mutant::KeepsOfOtherRefsReleased => &["configure"],

@@ -38,8 +38,8 @@ impl Site {
         }
     }
 
-    /// Asks the log when the records were appended from which sites lag, as far as nobody remembers: a daemon that starts
-    /// has read only what it had not folded. One question a partition at a time.
+    /// Asks the log when the records were appended from which sites lag, as far as nobody remembers: a daemon that
+    /// starts has read only what it had not folded. One question a partition at a time.
     pub(super) fn ask_times(&mut self, now: Now) {
         if now.at < self.times_due || !self.session.is_ready() {
             return;
