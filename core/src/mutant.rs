@@ -109,8 +109,6 @@ mutants! {
     FlipWithoutProgress = "flip-without-progress",
     /// A ref that somebody changed behind the daemon stays as it is.
     ForeignKept = "foreign-kept",
-    /// A value of this site's own that was done with is taken for a stranger's.
-    PastForeign = "past-foreign",
     /// A ref that a push moved while Git was compared with the tables is taken for one that somebody changed.
     AuditRaces = "audit-races",
     /// A staged update is shown before it is known who is a member.

@@ -70,6 +70,10 @@ impl Consumer {
         self.dirty.insert(repo.clone());
         let Some(edits) = self.repos.get_mut(repo).and_then(|entry| entry.setting.take()) else { return };
         for ((edit, offset), result) in edits.into_iter().zip(results) {
+            if !self.is_open(repo, &edit.name, offset) {
+                // The repository's life ended meanwhile; the ref of the next life was never at this value.
+                continue;
+            }
             match result {
                 RefSet::Done => self.ref_done(repo, &edit.name, edit.new, offset),
                 RefSet::Refused { actual } if actual == edit.new => self.ref_done(repo, &edit.name, edit.new, offset),
@@ -83,6 +87,11 @@ impl Consumer {
             }
         }
         self.pump(now, out, repo);
+    }
+
+    fn is_open(&self, repo: &RepoName, name: &RefName, offset: Offset) -> bool {
+        let work = self.repos.get(repo).and_then(|entry| entry.refs.get(name));
+        work.is_some_and(|work| work.values.iter().any(|(at, _)| *at == offset))
     }
 
     /// A ref could not be set, and nobody knows how long that lasts: a lock, a directory in its way that waits to be
@@ -107,9 +116,7 @@ impl Consumer {
         work.shown = new;
         work.found = false;
         let done: Vec<Offset> = work.values.iter().map(|(at, _)| *at).filter(|at| *at <= offset || forgets).collect();
-        let (left, ahead): (Vec<_>, Vec<_>) = work.values.drain(..).partition(|(at, _)| *at <= offset);
-        left.into_iter().for_each(|(_, value)| work.leave(value));
-        work.values.extend(ahead.into_iter().filter(|_| !forgets));
+        work.values.retain(|(at, _)| *at > offset && !forgets);
         work.unsure = work.unsure.filter(|newest| *newest > offset);
         if work.values.is_empty() {
             entry.refs.remove(name);
@@ -132,8 +139,7 @@ impl Consumer {
     /// pending; any other was set behind our back, is reported, and goes.
     fn ref_elsewhere(&mut self, out: &mut Out, repo: &RepoName, name: &RefName, actual: Option<Oid>) {
         let Some(work) = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(name)) else { return };
-        let left = !self.mutants.on(Mutant::PastForeign) && work.past.contains(&actual);
-        let ours = left || work.values.iter().any(|(_, value)| *value == actual);
+        let ours = work.values.iter().any(|(_, value)| *value == actual);
         work.found = !ours && actual.is_some();
         work.shown = actual;
         if !ours {

@@ -19,9 +19,13 @@ fn branch(name: &str) -> RefName {
 }
 
 fn push(name: &str, from: Option<Oid>, new: Oid, haves: Vec<Have>) -> Work {
+    push_to(1, name, from, new, haves)
+}
+
+fn push_to(life: u64, name: &str, from: Option<Oid>, new: Oid, haves: Vec<Have>) -> Work {
     let changes = vec![Change { name: branch(name), from, new: Some(new) }];
     let (repo, origin) = (RepoName::parse("repo").expect("valid"), SiteId::parse("sfo").expect("valid"));
-    let incarnation = Incarnation(1);
+    let incarnation = Incarnation(life);
     Work::Push(PushWork { repo, incarnation, origin, replicated: false, changes, haves, pack: None })
 }
 
@@ -70,4 +74,33 @@ fn what_nobody_has_is_asked_of_the_record_that_brought_what_it_was_cut_at() {
     assert!(out.take().iter().any(reads));
     let mark = consumer.mark(Offset(30));
     assert_eq!(mark.except, [RECENT], "a base is nothing that this site owes");
+}
+
+/// What the last order to set refs believes that Git shows, and its edit's new value.
+fn last_edit(effects: &[Effect]) -> Option<(Option<Oid>, Option<Oid>)> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Git(GitEffect::SetRefs { edits, .. }) => edits.first().map(|edit| (edit.old, edit.new)),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_answer_about_a_ref_of_a_former_life_says_nothing_of_the_next() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let pack = || Source::Inline(Arc::from([]));
+    consumer.accept(now, &mut out, Offset(10), push("refs/heads/a", None, oid(1), vec![]), pack());
+    consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Complete);
+    assert_eq!(last_edit(&out.take()), Some((None, Some(oid(1)))));
+    // While that is under way the repository ends and begins anew, and the ref gets a value there.
+    let head = branch("refs/heads/main");
+    let shape = Some(RepoShape { incarnation: Incarnation(12), head });
+    consumer.accept(now, &mut out, Offset(11), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
+    consumer.accept(now, &mut out, Offset(12), Work::Repo { repo: repo.clone(), shape }, Source::Log);
+    consumer.accept(now, &mut out, RECENT, push_to(12, "refs/heads/a", None, oid(2), vec![]), pack());
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.ensured(now, &mut out, &repo, true);
+    consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
+    assert_eq!(last_edit(&out.take()), Some((None, Some(oid(2)))));
 }

@@ -1,10 +1,9 @@
 //! The pieces of work that the projection keeps.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::Pack;
-use crate::config::EXCEPTIONS_MAX;
 use crate::ids::{Offset, Oid};
 use crate::journal::{PushWork, Work};
 use crate::names::{RefName, SiteId};
@@ -213,8 +212,6 @@ pub(super) struct RefWork {
     pub shown: Option<Oid>,
     /// In offset order.
     pub values: Vec<(Offset, Option<Oid>)>,
-    /// The newest values of before that were pending since this work began: what a daemon of before may still set.
-    pub past: VecDeque<Option<Oid>>,
     /// `shown` was set by nobody we know.
     pub found: bool,
     /// The newest value folded before the log's end was reached. Git may already show it, or any before it, with or
@@ -223,15 +220,7 @@ pub(super) struct RefWork {
 }
 
 impl RefWork {
-    /// Remembers a value that is done with; of more than [`EXCEPTIONS_MAX`] the oldest would be called a stranger's.
-    pub(super) fn leave(&mut self, value: Option<Oid>) {
-        if self.past.len() == EXCEPTIONS_MAX {
-            self.past.pop_front();
-        }
-        self.past.push_back(value);
-    }
-
     pub(super) fn new(shown: Option<Oid>) -> Self {
-        Self { shown, values: Vec::new(), past: VecDeque::new(), found: false, unsure: None }
+        Self { shown, values: Vec::new(), found: false, unsure: None }
     }
 }
