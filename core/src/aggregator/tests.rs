@@ -45,12 +45,18 @@ fn step(aggregator: &mut Aggregator, out: &mut Out, (control, peers): &(Control,
     (effects.iter().any(looks), effects.iter().any(publishes))
 }
 
-#[test]
-fn what_is_accepted_waits_for_a_look_at_partition_0_that_began_after_it() {
+/// The only member's, which has read its topic to the end.
+fn at_the_end() -> (Aggregator, Out, (Control, Peers)) {
     let (mut out, world) = (Out::default(), members(&["ams"]));
     let mut aggregator = Aggregator::new(site("ams"), Mutants::default());
     step(&mut aggregator, &mut out, &world);
     aggregator.published(aggregator.reading.expect("asked"), vec![], Offset(0), Offset(0));
+    (aggregator, out, world)
+}
+
+#[test]
+fn what_is_accepted_waits_for_a_look_at_partition_0_that_began_after_it() {
+    let (mut aggregator, mut out, world) = at_the_end();
 
     aggregator.accepted(PUSHES, accepted(5));
     assert_eq!(step(&mut aggregator, &mut out, &world), (true, false));
@@ -64,10 +70,7 @@ fn what_is_accepted_waits_for_a_look_at_partition_0_that_began_after_it() {
 
 #[test]
 fn a_member_that_the_look_shows_is_waited_for() {
-    let (mut out, world) = (Out::default(), members(&["ams"]));
-    let mut aggregator = Aggregator::new(site("ams"), Mutants::default());
-    step(&mut aggregator, &mut out, &world);
-    aggregator.published(aggregator.reading.expect("asked"), vec![], Offset(0), Offset(0));
+    let (mut aggregator, mut out, world) = at_the_end();
     aggregator.accepted(PUSHES, accepted(5));
     assert_eq!(step(&mut aggregator, &mut out, &world), (true, false));
     aggregator.probed();
