@@ -9,7 +9,7 @@ use crate::aggregator::Accepted;
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::port::RepoShape;
-use crate::record::{Have, StagedPack};
+use crate::record::{ChunkedPack, Have};
 use crate::refdb::Control;
 use crate::table::{TableEntry, TableKey};
 
@@ -64,7 +64,7 @@ pub struct PushWork {
     pub haves: Vec<Have>,
     /// The pack, if it is not in the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pack: Option<Arc<StagedPack>>,
+    pub pack: Option<Arc<ChunkedPack>>,
 }
 
 /// One transaction. The tables, controls and work in it are those of one moment, so a crash finds a fold that is

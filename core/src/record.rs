@@ -278,13 +278,13 @@ pub struct Push {
     pub base: Offset,
     /// The pack, if it is too long for the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pack: Option<Arc<StagedPack>>,
+    pub pack: Option<Arc<ChunkedPack>>,
 }
 
 /// A pack in `packdata`, in the partition of the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StagedPack {
+pub struct ChunkedPack {
     /// Its length.
     pub bytes: u64,
     /// The checksum that it ends with.

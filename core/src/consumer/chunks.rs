@@ -13,7 +13,7 @@ use crate::ids::Offset;
 use crate::journal::PushWork;
 use crate::names::RepoName;
 use crate::port::{GitEffect, LogEffect, Now, Out, Owner, PackSource, Read, Spool, Topic, Value};
-use crate::record::StagedPack;
+use crate::record::ChunkedPack;
 
 impl Consumer {
     /// Begins to bring the chunks of the push at `offset` here. Whatever an earlier try left is written over.
@@ -33,7 +33,7 @@ impl Consumer {
     }
 
     /// A push whose chunks are on their way, unless a later one overtook it meanwhile.
-    fn coming(&self, offset: Offset) -> Option<(PushWork, Arc<StagedPack>)> {
+    fn coming(&self, offset: Offset) -> Option<(PushWork, Arc<ChunkedPack>)> {
         let pending = self.pending.get(&offset).filter(|it| it.state == State::Busy)?;
         let push = pending.push()?;
         Some((push.clone(), push.pack.clone()?))

@@ -43,7 +43,7 @@ impl Consumer {
             State::Parked { until, .. } => until <= now.at,
             State::Busy | State::Ready | State::Staged { .. } => false,
         };
-        let is_next = |at: &Offset| self.pending.get(at).is_some_and(|it| it.is_staged() == staged && due(it));
+        let is_next = |at: &Offset| self.pending.get(at).is_some_and(|it| it.is_chunked() == staged && due(it));
         entry.bases.iter().chain(&entry.offsets).copied().find(is_next)
     }
 
@@ -63,7 +63,7 @@ impl Consumer {
             Source::Inline(pack) => Some(pack.clone()),
             // The walk tells whether they are still here; a parked one is written anew.
             Source::Here(pack) => pack.clone().filter(|_| parked),
-            Source::Log if pending.is_staged() => return self.bring(out, repo, offset),
+            Source::Log if pending.is_chunked() => return self.bring(out, repo, offset),
             Source::Log => return self.read_pack(out, repo, offset),
         };
         self.ask_receive(out, repo, offset, pack.filter(|pack| !pack.is_empty()).map(PackSource::Inline));
@@ -96,7 +96,7 @@ impl Consumer {
             self.drop_base(repo, offset);
             return self.pump(now, out, repo);
         }
-        if self.pending[&offset].is_staged() {
+        if self.pending[&offset].is_chunked() {
             // Known only now: its pack comes on the other lane.
             self.release(out, repo, offset);
             let pending = self.pending.get_mut(&offset).expect("found above");
@@ -112,7 +112,7 @@ impl Consumer {
     pub(super) fn busy(&mut self, repo: &RepoName, offset: Offset) {
         let entry = self.repos.get_mut(repo).expect("its push is pending");
         let pending = self.pending.get_mut(&offset).expect("it is asked for");
-        if !pending.is_staged() {
+        if !pending.is_chunked() {
             entry.receiving = Some(offset);
         } else if entry.spooling.replace(offset).is_none() {
             self.lanes += 1;

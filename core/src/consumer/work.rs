@@ -111,7 +111,7 @@ impl Pending {
     }
 
     /// Its pack is in `packdata`.
-    pub(super) fn is_staged(&self) -> bool {
+    pub(super) fn is_chunked(&self) -> bool {
         self.push().is_some_and(|push| push.pack.is_some())
     }
 

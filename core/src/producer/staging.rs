@@ -13,7 +13,7 @@ use crate::config::{CHUNKS_AT_ONCE, RETRY_AFTER, STAGING_MAX};
 use crate::ids::{Offset, Oid, PushId};
 use crate::mutant::Mutant;
 use crate::port::{GitEffect, LogEffect, Now, Out, Owner, Spool, Topic};
-use crate::record::{Body, CHUNK_BYTES_MAX, Chunk, Header, Push, Record, StagedPack};
+use crate::record::{Body, CHUNK_BYTES_MAX, Chunk, ChunkedPack, Header, Push, Record};
 
 /// A push whose pack is on its way to `packdata`.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Staging {
     /// The record, once every chunk has its place.
     fn record(&self) -> Option<Record> {
         let chunks = self.places.iter().copied().collect::<Option<Vec<Offset>>>()?;
-        let pack = Some(Arc::new(StagedPack { bytes: self.bytes, sum: self.sum, chunks }));
+        let pack = Some(Arc::new(ChunkedPack { bytes: self.bytes, sum: self.sum, chunks }));
         let body = Body::Push(Push { pack, ..self.push.clone() });
         Some(Record { header: self.header.clone(), body, pack: Arc::from([]) })
     }
