@@ -21,7 +21,7 @@ use alloc::vec::Vec;
 
 pub(crate) use put_back::Strayed;
 pub(crate) use work::Source;
-use work::{Aim, Pending, RepoWork, State};
+use work::{Pending, RepoWork, State};
 
 use crate::config::{EXCEPTIONS_MAX, PACKS_HELD_MAX, PENDING_MAX};
 use crate::ids::{Offset, Partition};
@@ -317,7 +317,7 @@ impl Consumer {
 
     /// Whether the update at `offset` is still to be shown here.
     pub(crate) fn is_pending(&self, offset: Offset) -> bool {
-        self.pending.get(&offset).is_some_and(|it| it.aim != Aim::Base) || self.ended.contains_key(&offset)
+        self.pending.get(&offset).is_some_and(|it| it.is_owed()) || self.ended.contains_key(&offset)
     }
 
     /// The newest accepted value of `name` that is not shown here.
@@ -350,7 +350,7 @@ impl Consumer {
         let unread = self.mutants.on(Mutant::UnreadTakenForLost);
         let all_asked = |it: &Pending| unread || self.peers.iter().all(|peer| it.asked.contains(peer));
         let in_vain = |it: &Pending| it.is_parked() && it.in_vain && all_asked(it);
-        let open = |it: &Pending| it.aim != Aim::Base && !in_vain(it);
+        let open = |it: &Pending| it.is_owed() && !in_vain(it);
         self.ended.range(..offset).next().is_some() || self.pending.range(..offset).any(|(_, it)| open(it))
     }
 
@@ -469,7 +469,7 @@ impl Consumer {
     pub(crate) fn mark(&self, next: Offset) -> Mark {
         let early = self.mutants.on(Mutant::ProgressBeforeFlush);
         let unflushed = self.unflushed.keys().filter(|_| !early);
-        let pending = self.pending.iter().filter(|(_, it)| it.aim != Aim::Base).map(|(offset, _)| offset);
+        let pending = self.pending.iter().filter(|(_, it)| it.is_owed()).map(|(offset, _)| offset);
         let mut except: Vec<Offset> = pending.chain(self.ended.keys()).chain(unflushed).copied().collect();
         except.sort_unstable();
         let staged = except.iter().copied().filter(|offset| {
@@ -480,7 +480,7 @@ impl Consumer {
             staged: staged.collect(),
             overtaken: self.overtaken.iter().copied().collect(),
             floor: self.floor,
-            parked: self.pending.values().filter(|it| it.aim != Aim::Base && it.is_parked()).count() as u32,
+            parked: self.pending.values().filter(|it| it.is_owed() && it.is_parked()).count() as u32,
             digest: None,
             mark: None,
             except,

@@ -7,7 +7,8 @@ use refrain_core::ids::{Epoch, Instance, Seq};
 use refrain_core::names::{RepoName, SiteId};
 use refrain_core::record::{Body, Header, Push, Record, decode};
 
-use crate::world::{SITES, World, eventually, text};
+use crate::client::Client;
+use crate::world::{Daemon, SITES, World, eventually, text};
 
 /// One accepted step of a ref: `None` is absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +104,17 @@ pub struct Acked {
     pub client: usize,
     pub name: String,
     pub value: Option<String>,
+}
+
+/// A running daemon, and ann, whose one commit is on `main` of the repository `r` at every site.
+pub fn serve_main(world: &World) -> (Daemon, Client) {
+    let daemon = world.serve();
+    world.create("r");
+    let ann = world.client("ann", "r");
+    ann.commit("a", "one");
+    ann.push("ams", &["main"]).expect_ok();
+    settled(world, "r");
+    (daemon, ann)
 }
 
 /// All sites come to what the log says, and stay complete.

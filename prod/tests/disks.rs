@@ -1,6 +1,6 @@
 //! A disk that cannot write what the daemon asked it to flush.
 
-use crate::checker::{clean, settled};
+use crate::checker::{clean, serve_main, settled};
 use crate::world::{SITES, SOON, World, text};
 
 #[test]
@@ -8,12 +8,7 @@ fn a_failed_flush_ends_the_daemon_and_the_next_start_does_not_believe_its_memory
     let mut world = World::new();
     let order = world.path("fail");
     world.set_env("REFRAIN_TEST_FAIL", order.to_str().expect("UTF-8"));
-    let mut daemon = world.serve();
-    world.create("r");
-    let ann = world.client("ann", "r");
-    ann.commit("a", "one");
-    ann.push("ams", &["main"]).expect_ok();
-    settled(&world, "r");
+    let (mut daemon, ann) = serve_main(&world);
     std::fs::write(&order, "flush").expect("written");
     let commit = ann.commit("a", "two");
     // It may be answered before the flush is tried, or be cut off: the log has it in any case.

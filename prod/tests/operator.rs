@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::checker::settled;
+use crate::checker::{serve_main, settled};
 use crate::world::{SITES, World, text};
 
 pub fn code(output: &Output) -> i32 {
@@ -72,12 +72,7 @@ fn what_is_set_is_what_is_shown() {
 #[test]
 fn status_is_the_promised_document_and_equals_that_of_http() {
     let world = World::with_http();
-    let _daemon = world.serve();
-    world.create("r");
-    let ann = world.client("ann", "r");
-    ann.commit("a", "one");
-    ann.push("ams", &["main"]).expect_ok();
-    settled(&world, "r");
+    let (_daemon, _ann) = serve_main(&world);
     assert_eq!(code(&world.refrain(&["wait", "--timeout", "30"])), 0);
     let status = json(&world, &["status"], 0);
     let members = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();

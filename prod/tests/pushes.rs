@@ -1,18 +1,13 @@
 //! Pushes of every kind, at different sites over paths.
 
-use crate::checker::{clean, one_chain, settled};
+use crate::checker::{clean, one_chain, serve_main, settled};
 use crate::client::Client;
 use crate::world::{Daemon, World, text};
 
 /// One repository, one commit on main.
 fn world_with_main() -> (World, Daemon, Client) {
     let world = World::new();
-    let daemon = world.serve();
-    world.create("r");
-    let ann = world.client("ann", "r");
-    ann.commit("a", "one");
-    ann.push("ams", &["main"]).expect_ok();
-    settled(&world, "r");
+    let (daemon, ann) = serve_main(&world);
     (world, daemon, ann)
 }
 

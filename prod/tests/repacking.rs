@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::checker::{clean, settled};
+use crate::checker::{clean, serve_main, settled};
 use crate::world::{World, eventually};
 
 /// A world whose daemon has a `git` before the real one that stands still in a repacking until `go` is there.
@@ -29,12 +29,7 @@ fn world_with_slow_repacking() -> World {
 #[test]
 fn pushes_are_taken_and_shown_while_a_repacking_takes_long() {
     let world = world_with_slow_repacking();
-    let daemon = world.serve();
-    world.create("r");
-    let ann = world.client("ann", "r");
-    ann.commit("a", "one");
-    ann.push("ams", &["main"]).expect_ok();
-    settled(&world, "r");
+    let (daemon, ann) = serve_main(&world);
     let pack = world.repo("syd", "r").join("objects/pack/pack");
     for n in 0..52 {
         std::fs::write(ann.dir.join("one"), format!("blob {n}")).expect("written");

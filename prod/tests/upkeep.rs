@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
-use crate::checker::{clean, settled};
+use crate::checker::{clean, serve_main, settled};
 use crate::client::Client;
 use crate::world::{Daemon, SITES, World, eventually, text};
 
 fn world_with_main() -> (World, Daemon, Client) {
     let world = World::new();
-    let daemon = world.serve();
-    world.create("r");
-    let ann = world.client("ann", "r");
-    ann.commit("a", "one");
-    ann.push("ams", &["main"]).expect_ok();
-    settled(&world, "r");
+    let (daemon, ann) = serve_main(&world);
     (world, daemon, ann)
 }
 

@@ -268,7 +268,7 @@ impl Consumer {
         let in_vain = fetched.is_some() || self.mutants.on(Mutant::UnreadTakenForLost);
         pending.in_vain |= in_vain;
         pending.asked.extend(fetched.flatten());
-        let told = pending.aim == Aim::Base;
+        let owed = pending.is_owed();
         pending.after = None;
         let tries = pending.tries + 1;
         let wait = (PARK_AFTER * 2u32.saturating_pow(tries.min(8) - 1)).min(PARK_AFTER_MAX);
@@ -278,7 +278,7 @@ impl Consumer {
             pending.state = State::Ready;
             self.skip(repo, offset);
         }
-        if let Some(missing) = missing.filter(|_| tries == 1 && !told) {
+        if let Some(missing) = missing.filter(|_| tries == 1 && owed) {
             out.notice(Notice::Parked { partition: self.partition, offset, missing });
         }
         if in_vain {

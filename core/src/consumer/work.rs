@@ -106,6 +106,11 @@ impl Pending {
         self.aim == Aim::Record
     }
 
+    /// Until it is done this site has not applied all that it should; a base is only a means to that.
+    pub(super) fn is_owed(&self) -> bool {
+        self.aim != Aim::Base
+    }
+
     pub(super) fn is_parked(&self) -> bool {
         matches!(self.state, State::Parked { .. })
     }
