@@ -112,7 +112,7 @@ impl Instantly {
                 value: parse(topic, value),
             });
             let records = records.collect();
-            let input = LogInput::Read { op, records, next: Offset(end), end: Offset(end), start: Offset(0) };
+            let input = LogInput::Read { op, records, next: Offset(end), end: Offset(end), start: Offset(0), epoch: 0 };
             open.extend(self.site.handle(self.now, Input::Log(input)));
         }
     }
@@ -125,7 +125,7 @@ impl Instantly {
                     self.waiting.push((LogEffect::Read { op, topic, from, max, wait }, topic, from));
                     return None;
                 }
-                Some(Input::Log(LogInput::Read { op, records: vec![], next: end, end, start: Offset(0) }))
+                Some(Input::Log(LogInput::Read { op, records: vec![], next: end, end, start: Offset(0), epoch: 0 }))
             }
             Effect::Log(LogEffect::Append { op, topic, value, .. }) => {
                 let end = self.ends.entry(topic).or_default();

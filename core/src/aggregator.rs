@@ -128,7 +128,8 @@ impl Aggregator {
         }
     }
 
-    /// Keeps the position in the topic, and publishes if this site is the one.
+    /// Keeps the position in the topic, and publishes what is in the partitions of `controls` if this site is the one.
+    /// The first of them is partition 0's.
     pub(crate) fn step(&mut self, now: Now, out: &mut Out, controls: &[&Control], peers: &Peers, p0_at_end: bool) {
         if self.retry.is_some_and(|at| at > now.at) {
             return;
@@ -207,9 +208,9 @@ impl Aggregator {
     }
 
     fn publish(&mut self, out: &mut Out, controls: &[&Control], peers: &Peers) {
-        for partition in self.lanes.keys().copied().collect::<Vec<_>>() {
+        for partition in controls.iter().map(|control| control.partition) {
             let Some(offset) = self.ripe(partition, controls[0], peers) else { continue };
-            let lane = self.lanes.get_mut(&partition).expect("its key was just listed");
+            let lane = self.lanes.get_mut(&partition).expect("it has something ripe");
             let accepted = lane.candidates[&offset].clone();
             let mut done = lane.done.clone();
             done.insert(offset);
@@ -236,7 +237,7 @@ impl Aggregator {
 
     /// The first candidate that may go now: every active member has it, and nothing of its repository waits before it.
     fn ripe(&self, partition: Partition, control: &Control, peers: &Peers) -> Option<Offset> {
-        let lane = &self.lanes[&partition];
+        let lane = self.lanes.get(&partition)?;
         let mut waiting: BTreeSet<&RepoName> = BTreeSet::new();
         for (offset, accepted) in &lane.candidates {
             let fresh = lane.after_probe.get(offset).is_none_or(|probe| *probe <= self.probes_done);
@@ -267,6 +268,11 @@ impl Aggregator {
         let counts = self.reading == Some(op);
         if counts {
             self.reading = None;
+        }
+        if counts && end < self.position {
+            // The topic lost what it held. What is known to be published stays so, and all of it is read again.
+            (self.position, self.caught_up) = (Offset(0), false);
+            return;
         }
         for read in records {
             let Value::Published(Some(published)) = read.value else { continue };

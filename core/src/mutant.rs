@@ -153,6 +153,10 @@ mutants! {
     StillBesideRefusals = "still-beside-refusals",
     /// The second half of a split push is cut before the first is judged.
     SplitCutEarly = "split-cut-early",
+    /// After the log had another leader, or a daemon another life, the last record folded is not looked for.
+    LogLossUnseen = "log-loss-unseen",
+    /// Any record at the last offset folded is taken for the one folded there.
+    LogUnrecognised = "log-unrecognised",
     /// A push is answered by the verdict on the record that happened to come next.
     FirstVerdictWins = "first-verdict-wins",
 }

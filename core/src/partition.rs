@@ -18,6 +18,7 @@ use crate::config::{Config, READ_RECORDS_MAX, RETRY_AFTER};
 use crate::consumer::{Consumer, Source, shape_of};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Change, PushWork, Work};
+use crate::mutant::Mutant;
 use crate::port::{JournalEffect, LogEffect, Notice, Now, Out, Owner, Read, Topic, Value};
 use crate::producer::{Producer, Voice};
 use crate::record::{Body, Decoded, Push, Record, Visibility};
@@ -27,6 +28,16 @@ use crate::time::Instant;
 
 /// Table entries of a partition kept between commits without a look at who needs them: some 100 KB.
 const CACHE_MAX: usize = 256;
+
+/// What a read gave; the fields as in [`crate::port::LogInput::Read`].
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub records: Vec<Read>,
+    pub next: Offset,
+    pub end: Offset,
+    pub start: Offset,
+    pub epoch: u64,
+}
 
 /// A record that was read and not judged.
 #[derive(Debug)]
@@ -52,8 +63,10 @@ pub(crate) struct Part {
     pub end: Offset,
     reading: bool,
     reading_table: bool,
-    /// The last folded record was found where it was.
+    /// The last folded record was found where it was, under the leader that answers now.
     recognised: bool,
+    /// Who answered last; none before the first answer.
+    leader: Option<u64>,
     /// The position has reached the end since the start.
     pub caught_up: bool,
     /// The log's end when the position first reached it: this far a site must be before readers come.
@@ -104,6 +117,7 @@ impl Part {
             reading: false,
             reading_table: false,
             recognised: false,
+            leader: None,
             caught_up: false,
             start_end: Offset(0),
             stopped: None,
@@ -118,11 +132,19 @@ impl Part {
         }
     }
 
-    /// Begins to read: first the last record folded, to see whether this is still the same log.
+    /// Begins to read.
     pub(crate) fn start(&mut self, now: Now, out: &mut Out) {
         self.consumer.pump_all(now, out);
+        self.recognise(out);
+    }
+
+    /// Reads the last record folded again, to see whether this is still the same log: at the start, and under another
+    /// leader. A log that was cut may by then be longer than it was, with other records in the place of those folded.
+    fn recognise(&mut self, out: &mut Out) {
+        let looks = !self.config.mutants.on(Mutant::LogLossUnseen);
         match self.fold.control().last {
-            Some((offset, _)) if offset < self.position => {
+            Some((offset, _)) if offset < self.position && looks => {
+                self.recognised = false;
                 self.reading = true;
                 let op = out.ask(Owner::Recognise(self.partition));
                 let topic = Topic::PushData(self.partition);
@@ -130,19 +152,28 @@ impl Part {
             }
             _ => {
                 self.recognised = true;
+                self.position = self.fold.control().next;
                 self.read(out);
             }
         }
     }
 
-    /// The answer to the question of [`Part::start`].
-    pub(crate) fn recognised(&mut self, out: &mut Out, records: &[Read], end: Offset, start: Offset) {
+    /// The answer to the question of [`Part::recognise`].
+    pub(crate) fn recognised(&mut self, out: &mut Out, batch: &Batch) {
         self.reading = false;
         let Some((last, hash)) = self.fold.control().last else { return self.read(out) };
-        let found = records.first().filter(|read| read.offset == last);
+        let (end, start) = (batch.end, batch.start);
+        let found = batch.records.first().filter(|read| read.offset == last);
         match found.map(|read| &read.value) {
-            Some(Value::Record(decoded)) if decoded.line_hash == hash => {
+            Some(Value::Record(decoded))
+                if decoded.line_hash == hash || self.config.mutants.on(Mutant::LogUnrecognised) =>
+            {
                 self.recognised = true;
+                if self.leader.replace(batch.epoch).is_some() {
+                    self.end = end;
+                }
+                // Offsets behind it that held nothing under another leader may hold something under this one.
+                self.position = self.fold.control().next;
                 self.read(out);
             }
             Some(_) => self.stop(
@@ -193,17 +224,14 @@ impl Part {
     }
 
     /// Records arrived.
-    pub(crate) fn records(
-        &mut self,
-        now: Now,
-        out: &mut Out,
-        voice: &mut Voice,
-        read: (Vec<Read>, Offset, Offset, Offset),
-    ) {
-        let (records, next, end, start) = read;
+    pub(crate) fn records(&mut self, now: Now, out: &mut Out, voice: &mut Voice, batch: Batch) {
+        let Batch { records, next, end, start, epoch } = batch;
         self.reading = false;
         if self.stopped.is_some() {
             return;
+        }
+        if self.leader.replace(epoch).is_some_and(|before| before != epoch) {
+            return self.recognise(out);
         }
         if start > self.position {
             return self
@@ -397,7 +425,7 @@ impl Part {
         if self.retry.is_some_and(|at| at <= now.at) {
             self.retry = None;
             if !self.recognised && !self.reading {
-                self.start(now, out);
+                self.recognise(out);
             }
         }
         self.consumer.wake(now, out);

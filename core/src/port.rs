@@ -96,6 +96,10 @@ pub enum LogInput {
         end: Offset,
         /// The oldest offset that the log still holds.
         start: Offset,
+        /// Which leader answered. Under one epoch nothing that could be read is lost; under another than the last
+        /// answer's it may have been, even if the log is longer now than it was. Kafka's leader epoch; an embedded log
+        /// loses nothing while it is open.
+        epoch: u64,
     },
     /// The log could not be read; nothing is known.
     ReadFailed {

@@ -22,7 +22,7 @@ use crate::ids::{Offset, Partition};
 use crate::journal::{Restored, Work};
 use crate::monitor::Monitor;
 use crate::names::RepoName;
-use crate::partition::Part;
+use crate::partition::{Batch, Part};
 use crate::placement::partition_of;
 use crate::port::{
     Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, LogInput, Now, Out, Owner, Read, Value,
@@ -219,19 +219,24 @@ impl Site {
         if !self.session.is_ready() {
             return;
         }
-        let controls: Vec<_> = self.parts.iter().map(|part| part.fold.control()).collect();
-        let at_end = self.parts[0].at_end();
+        // Of a partition that stopped nobody knows whether its records count; without partition 0, who is a member.
+        let (first, others) = self.parts.split_first().expect("there is at least one partition");
+        let going = others.iter().filter(|part| part.stopped.is_none());
+        let controls: Vec<_> = [first].into_iter().chain(going).map(|part| part.fold.control()).collect();
+        let at_end = first.stopped.is_none() && first.at_end();
         self.aggregator.step(now, &mut self.out, &controls, &self.peers, at_end);
     }
 
     fn log(&mut self, now: Now, input: LogInput) {
         match input {
-            LogInput::Read { op, records, next, end, start } => match self.out.owner(op) {
+            LogInput::Read { op, records, next, end, start, epoch } => match self.out.owner(op) {
                 Some(Owner::ReadRecords(partition)) => {
-                    self.with(partition, |part, out, voice| part.records(now, out, voice, (records, next, end, start)));
+                    let batch = Batch { records, next, end, start, epoch };
+                    self.with(partition, |part, out, voice| part.records(now, out, voice, batch));
                 }
                 Some(Owner::Recognise(partition)) => {
-                    self.with(partition, |part, out, _| part.recognised(out, &records, end, start));
+                    let batch = Batch { records, next, end, start, epoch };
+                    self.with(partition, |part, out, _| part.recognised(out, &batch));
                 }
                 Some(Owner::ReadPack(partition, repo, offset)) => {
                     let record = record_at(&records, offset);

@@ -104,6 +104,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "pack-from-chunks",
             "chunks-expired",
             "record-of-shadow",
+            "partition-stopped",
         ],
     ),
 ];

@@ -13,6 +13,9 @@ pub enum Kind {
     AppendUnknown,
     /// The log answers nobody.
     LogDown,
+    /// The log loses what was durable: it is put back to an old copy, or made anew. No promise but one holds then, so
+    /// only scenarios that name it have it.
+    LogLost,
     /// Offsets are skipped, as by transaction markers.
     OffsetGaps,
     /// Somebody else writes to the log: rubbish, and copies of earlier records.
@@ -62,6 +65,7 @@ impl Kind {
         Kind::Pause,
         Kind::AppendUnknown,
         Kind::LogDown,
+        Kind::LogLost,
         Kind::OffsetGaps,
         Kind::Garbage,
         Kind::Loss,
@@ -91,6 +95,7 @@ impl Kind {
             Kind::Pause => "pause",
             Kind::AppendUnknown => "append-unknown",
             Kind::LogDown => "log-down",
+            Kind::LogLost => "log-lost",
             Kind::OffsetGaps => "offset-gaps",
             Kind::Garbage => "garbage",
             Kind::Loss => "loss",
@@ -121,6 +126,7 @@ impl Kind {
             Kind::Pause => "a daemon stands still for up to two minutes, then goes on",
             Kind::AppendUnknown => "appends with unknown outcome: applied, not applied, much later, twice",
             Kind::LogDown => "the log answers nobody",
+            Kind::LogLost => "the log loses durable records; on only where a scenario names it",
             Kind::OffsetGaps => "offsets are skipped",
             Kind::Garbage => "somebody else writes rubbish and copies of earlier records to the log",
             Kind::Loss => "messages of a site are lost",
@@ -141,6 +147,11 @@ impl Kind {
             Kind::ClockStep => "a wall clock jumps",
             Kind::ClockDrift => "a monotonic clock runs too fast or too slow",
         }
+    }
+
+    /// Whether what is durable stays so, as every promise but one presumes.
+    pub fn keeps_the_log(self) -> bool {
+        self != Kind::LogLost
     }
 
     /// By name.

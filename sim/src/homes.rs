@@ -40,6 +40,8 @@ pub fn home(mutant: Mutant) -> Scenario {
         EndTakenForDone => "regressions/end-taken-for-done",
         BasesForgotten => "regressions/bases-of-a-deleted-branch",
         ForeignUnheardElsewhere => "regressions/foreign-start-seen-elsewhere",
+        LogLossUnseen => "faults/log-lost",
+        LogUnrecognised => "faults/log-lost",
         UnchangedExcusesChanged => "regressions/unchanged-beside-changed",
     };
     let Some((name, text)) = file else { return Scenario::built_in() };
@@ -74,6 +76,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::KeepNotTaken | Mutant::KeepsOfAllReleased => &["gc"],
         Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
+        Mutant::LogLossUnseen | Mutant::LogUnrecognised => &["log-lost"],
         _ => &[],
     }
 }

@@ -1,8 +1,8 @@
 //! The simulated log: topics with offsets, a high watermark, gaps, and readers that wait.
 //!
 //! Leaders and in-sync replicas are abstracted to this: a value becomes durable, gets its offset and is readable at one
-//! moment, some time after it was sent; whether its producer hears of it is another matter. What is below the high
-//! watermark is never lost.
+//! moment, some time after it was sent; whether its producer hears of it is another matter. Under one leader epoch
+//! nothing below the high watermark is lost; what [`Log::put_back`] takes away begins another.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +69,8 @@ pub struct Batch {
     pub next: Offset,
     /// The high watermark.
     pub end: Offset,
+    /// The leader epoch.
+    pub epoch: u64,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +84,7 @@ struct Lane {
 #[derive(Debug, Default)]
 pub struct Log {
     lanes: BTreeMap<Topic, Lane>,
+    epoch: u64,
 }
 
 /// Parses a value once, for all who will read it.
@@ -132,14 +135,32 @@ impl Log {
     /// What there is from an offset on.
     pub fn read(&self, topic: Topic, from: Offset, max: usize) -> Batch {
         let Some(lane) = self.lanes.get(&topic) else {
-            return Batch { records: Vec::new(), next: from, end: Offset(0) };
+            return Batch { records: Vec::new(), next: from, end: Offset(0), epoch: self.epoch };
         };
         let first = lane.entries.partition_point(|entry| entry.offset < from);
         let records: Vec<Read> = lane.entries[first..].iter().take(max).cloned().collect();
         let more = first + records.len() < lane.entries.len();
         let last = records.last().map(|read| read.offset.next());
         let next = if more { last.unwrap_or(from) } else { lane.end.max(from) };
-        Batch { records, next, end: lane.end }
+        Batch { records, next, end: lane.end, epoch: self.epoch }
+    }
+
+    /// An old copy takes the log's place: what was appended at `time_ms` or later is gone from every topic. Answers with
+    /// the ends that changed, new and old, and with the readers whose connections broke.
+    pub fn put_back(&mut self, time_ms: u64) -> (BTreeMap<Topic, (Offset, Offset)>, Vec<Waiter>) {
+        self.epoch += 1;
+        let mut lost = BTreeMap::new();
+        let mut waiters = Vec::new();
+        for (topic, lane) in &mut self.lanes {
+            waiters.append(&mut lane.waiters);
+            let before = lane.end;
+            lane.entries.retain(|entry| entry.time_ms < time_ms);
+            lane.end = lane.entries.last().map_or(Offset(0), |last| last.offset.next());
+            if lane.end < before {
+                lost.insert(*topic, (lane.end, before));
+            }
+        }
+        (lost, waiters)
     }
 
     /// A reader waits for the topic's end to pass `from`.

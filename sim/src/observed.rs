@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use refrain_core::ids::{Epoch, Instance, Offset, Oid, Partition, PushId};
+use refrain_core::ids::{Digest, Epoch, Instance, Offset, Oid, Partition, PushId};
 use refrain_core::monitor::Lag;
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{Answer, Wish};
@@ -76,7 +76,7 @@ pub struct SiteView {
 }
 
 /// A daemon's start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Start {
     /// When, by the log's clock.
     pub at_ms: u64,
@@ -84,6 +84,8 @@ pub struct Start {
     pub own: Option<(Epoch, Instance)>,
     /// An operator said that it takes the site over.
     pub take_over: bool,
+    /// The last record of each partition that its journal had folded, and the hash of its header line.
+    pub folded: BTreeMap<Partition, (Offset, Digest)>,
 }
 
 /// A push as its client knows it.
@@ -140,6 +142,9 @@ pub enum Event {
     Started { site: SiteId, daemon: u64 },
     /// A daemon stopped: crash, power failure or by itself.
     Stopped { site: SiteId, daemon: u64, power: bool },
+    /// The log lost durable records: of these partitions the new end and the one before. From here on only promises
+    /// that do not presume the log ([`Invariant::presumes_log`]) are looked at.
+    LogLost { ends: BTreeMap<Partition, (Offset, Offset)> },
     /// A daemon says that it has stopped a partition, and why.
     Halted { site: SiteId, daemon: u64, partition: Partition, why: String },
     /// A daemon announced that it is ready.
@@ -180,9 +185,13 @@ pub struct Observed {
     pub daemons: BTreeMap<u64, (SiteId, Epoch, Instance)>,
     /// How each daemon was started.
     pub starts: BTreeMap<u64, Start>,
+    /// Up to where the log has answered a daemon's reads of a partition.
+    pub read: BTreeMap<(u64, Partition), Offset>,
     /// Daemons that run on a copy of their site's machine: what they say of a disk is about another one than in
     /// `sites`.
     pub shadows: BTreeSet<u64>,
+    /// Partitions of the log.
+    pub partitions: u32,
     /// How long a site waits for the others before it shows what is staged.
     pub flip_seconds: u64,
     /// `refdb = "none"` in this run: what is appended is accepted.
@@ -217,6 +226,10 @@ pub trait Invariant {
     fn name(&self) -> &'static str;
     /// One sentence: what it promises.
     fn promise(&self) -> &'static str;
+    /// Whether it holds only as long as the log loses nothing that is durable.
+    fn presumes_log(&self) -> bool {
+        true
+    }
     /// Looks at what just happened.
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation>;
 }

@@ -222,7 +222,7 @@ impl Scenario {
     /// The built-in one: every fault class, every kind of push, every verdict. It is about what fifty runs always
     /// meet of them.
     pub fn built_in() -> Self {
-        let faults = Kind::ALL.iter().map(|kind| format!("fault.{}", kind.name()));
+        let faults = Kind::ALL.iter().filter(|kind| kind.keeps_the_log()).map(|kind| format!("fault.{}", kind.name()));
         let others = BUILT_IN_COVERS.iter().map(|mark| (*mark).to_string());
         Self { covers: faults.chain(others).collect(), covers_from: 50, ..Self::default() }
     }

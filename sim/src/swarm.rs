@@ -208,7 +208,7 @@ fn draw_strikes(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) 
         let mut rng = rng.fork(kind.name());
         let on = rng.percent(50);
         let wanted = match &scenario.faults {
-            None => on,
+            None => on && kind.keeps_the_log(),
             Some(only) => only.iter().any(|name| name == kind.name()),
         };
         if !wanted || !scenario.is_on(kind.name()) {
@@ -217,7 +217,7 @@ fn draw_strikes(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) 
         let most = match kind {
             Kind::Crash => 8,
             Kind::AppendUnknown | Kind::Power | Kind::Gc | Kind::TornRefs => 5,
-            Kind::DiskLost | Kind::SecondDaemon | Kind::OldBackup => 2,
+            Kind::DiskLost | Kind::SecondDaemon | Kind::OldBackup | Kind::LogLost => 2,
             _ => 3,
         };
         // Some while the log is opened and the repositories are made, most once people work.
@@ -239,7 +239,7 @@ fn draw_strikes(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) 
 fn lasts(kind: Kind, rng: &mut Rng) -> u64 {
     match kind {
         Kind::Pause => rng.range(1, 120) * SECOND / if rng.percent(50) { 10 } else { 1 },
-        Kind::LogDown => rng.range(1, 40) * SECOND,
+        Kind::LogDown | Kind::LogLost => rng.range(1, 40) * SECOND,
         Kind::SecondDaemon => rng.range(20, 400) * SECOND,
         Kind::ForeignLock => rng.range(1, 20) * SECOND,
         Kind::OldJournal | Kind::OldBackup => rng.range(10, 600) * SECOND,

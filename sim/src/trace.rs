@@ -151,7 +151,7 @@ pub fn input_ids(input: &Input) -> (u64, u64) {
 /// An input as a line.
 pub fn input(input: &Input) -> String {
     match input {
-        Input::Log(LogInput::Read { op, records, next, end, start }) => {
+        Input::Log(LogInput::Read { op, records, next, end, start, epoch: _ }) => {
             let offsets: Vec<u64> = records.iter().map(|read| read.offset.0).collect();
             format!("<- read op={op} offsets={offsets:?} next={next} end={end} start={start}")
         }

@@ -133,7 +133,8 @@ impl World {
         let root = Rng::new(plan.seed);
         let mut clocks = root.fork("clocks");
         let refdb_none = plan.refdb == refrain_core::config::RefDb::None;
-        let mut observed = Observed { refdb_none, flip_seconds: plan.flip / SECOND, ..Observed::default() };
+        let (partitions, flip_seconds) = (plan.partitions, plan.flip / SECOND);
+        let mut observed = Observed { refdb_none, partitions, flip_seconds, ..Observed::default() };
         observed.naive.refdb_none = observed.refdb_none;
         let hosts: Vec<Host> = plan
             .sites
@@ -250,7 +251,8 @@ impl World {
 
     /// Shows an event to every invariant.
     pub(crate) fn emit(&mut self, event: &Event) {
-        for invariant in &mut self.invariants {
+        let log_lost = self.faults.log_lost;
+        for invariant in self.invariants.iter_mut().filter(|it| !log_lost || !it.presumes_log()) {
             self.violations.extend(invariant.check(&self.observed, event));
         }
     }
@@ -323,6 +325,7 @@ impl World {
         let clock = at.clock.rebooted(now, self.clocks.below(1 << 40));
         let site = at.site.clone();
         let restored = at.disk.journal.restored();
+        let folded = restored.controls.iter().filter_map(|it| Some((it.partition, it.last?))).collect();
         let config = self.config(host, &site, take_over);
         let rng = self.root.fork(&format!("daemon-{number}"));
         if take_over {
@@ -335,7 +338,8 @@ impl World {
         });
         let (core, effects) = Site::start(clock.read(now), config, restored, rng);
         let own = self.hosts[host].disk.journal.session.counted;
-        self.observed.starts.insert(number, Start { at_ms: crate::clock::EPOCH_MS + now / 1000, own, take_over });
+        let at_ms = crate::clock::EPOCH_MS + now / 1000;
+        self.observed.starts.insert(number, Start { at_ms, own, take_over, folded });
         self.daemons.push(Daemon::new(host, core, clock));
         if self.hosts[host].shadow {
             self.observed.shadows.insert(number);

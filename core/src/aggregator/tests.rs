@@ -35,8 +35,19 @@ fn accepted(offset: u64) -> Accepted {
 }
 
 /// One step: whether it looks at partition 0's end, and whether it publishes.
-fn step(aggregator: &mut Aggregator, out: &mut Out, (control, peers): &(Control, Peers)) -> (bool, bool) {
-    aggregator.step(Now::default(), out, &[control], peers, true);
+fn step(aggregator: &mut Aggregator, out: &mut Out, world: &(Control, Peers)) -> (bool, bool) {
+    let pushes = Fold::new(PUSHES, crate::config::RefDb::Log, Mutants::default());
+    step_in(aggregator, out, world, &[&world.0, pushes.control()])
+}
+
+/// The same, where only these partitions go on.
+fn step_in(
+    aggregator: &mut Aggregator,
+    out: &mut Out,
+    (_, peers): &(Control, Peers),
+    going: &[&Control],
+) -> (bool, bool) {
+    aggregator.step(Now::default(), out, going, peers, true);
     let effects = out.take();
     let looks = |it: &Effect| {
         matches!(it, Effect::Log(LogEffect::Read { topic: Topic::PushData(Partition(0)), wait: false, .. }))
@@ -76,4 +87,29 @@ fn a_member_that_the_look_shows_is_waited_for() {
     aggregator.probed();
     let (more, _) = members(&["ams", "sfo"]);
     assert_eq!(step(&mut aggregator, &mut out, &(more, world.1)), (false, false));
+}
+
+#[test]
+fn what_is_accepted_in_a_partition_that_stopped_is_not_published() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    aggregator.accepted(PUSHES, accepted(5));
+    assert_eq!(step(&mut aggregator, &mut out, &world), (true, false));
+    aggregator.probed();
+    assert_eq!(step_in(&mut aggregator, &mut out, &world, &[&world.0]), (false, false));
+    assert_eq!(step(&mut aggregator, &mut out, &world), (false, true));
+}
+
+#[test]
+fn a_topic_that_lost_what_it_held_is_read_again_from_its_beginning() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    step(&mut aggregator, &mut out, &world);
+    aggregator.published(aggregator.reading.expect("it waits for more"), vec![], Offset(7), Offset(7));
+    step(&mut aggregator, &mut out, &world);
+    aggregator.published(aggregator.reading.expect("it waits for more"), vec![], Offset(7), Offset(3));
+    aggregator.step(Now::default(), &mut out, &[&world.0], &world.1, true);
+    let effects = out.take();
+    let again = |it: &Effect| {
+        matches!(it, Effect::Log(LogEffect::Read { topic: Topic::Replicated, from: Offset(0), wait: false, .. }))
+    };
+    assert!(effects.iter().any(again), "{effects:?}");
 }

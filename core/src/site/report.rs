@@ -29,6 +29,11 @@ impl Site {
 
     pub(super) fn heard(&mut self, records: Vec<Read>, next: Offset, end: Offset) {
         self.progress_reading = false;
+        if end < self.progress_position {
+            // The topic lost what it held. A report heard twice says nothing new, so all of it is read again.
+            self.progress_position = Offset(0);
+            return;
+        }
         self.progress_position = next.max(self.progress_position);
         self.progress_read |= self.progress_position >= end;
         for read in records {

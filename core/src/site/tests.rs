@@ -157,7 +157,7 @@ impl World {
                     .map(|at| Read { offset: Offset(at), time_ms: 0, value: parse(topic, &values[at as usize]) })
                     .collect();
                 let next = Offset(from.0 + records.len() as u64);
-                Some(LogInput::Read { op, records, next, end, start: Offset(0) })
+                Some(LogInput::Read { op, records, next, end, start: Offset(0), epoch: 0 })
             }
             LogEffect::Append { op, topic, value, .. } => {
                 let fate = if self.cut_off { Fate::Lost } else { core::mem::replace(&mut self.fate, Fate::Done) };
@@ -429,7 +429,7 @@ fn a_partition_that_stopped_says_nothing_more_and_takes_no_push() {
         _ => None,
     });
     let op = asked.expect("it waits for records");
-    let shorter = LogInput::Read { op, records: vec![], next: Offset(1), end: Offset(1), start: Offset(0) };
+    let shorter = LogInput::Read { op, records: vec![], next: Offset(1), end: Offset(1), start: Offset(0), epoch: 0 };
     let before = world.records();
     let effects = site.handle(world.now, Input::Log(shorter));
     assert!(site.partitions().all(|it| it.stopped.is_some()));

@@ -106,6 +106,8 @@ impl LogPort {
                         next: Offset(next),
                         end: Offset(end),
                         start: Offset(start),
+                        // It is open, alone, for as long as this process is there, and loses nothing meanwhile.
+                        epoch: 0,
                     },
                     Err(why) => {
                         tracing::error!("the log could not be read: {why}");

@@ -33,6 +33,10 @@ impl Invariant for EveryPushAnswered {
         "a push at a daemon that lives is answered once, in bounded time, with one answer an update"
     }
 
+    fn presumes_log(&self) -> bool {
+        false
+    }
+
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         match event {
             Event::Answered { push } => {

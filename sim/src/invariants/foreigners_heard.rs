@@ -78,7 +78,10 @@ mod tests {
             let mut world = World::opened(&["ams"]);
             let start = world.start("ams", 2, 20);
             world.seen.daemons.insert(7, (ams.clone(), Epoch(2), Instance(20)));
-            world.seen.starts.insert(7, Start { at_ms: world.now_ms - waited, own, take_over });
+            world.seen.starts.insert(
+                7,
+                Start { at_ms: world.now_ms - waited, own, take_over, folded: std::collections::BTreeMap::new() },
+            );
             assert_eq!(run(&mut ForeignersHeard, &world, &[start]).len(), found);
         }
     }

@@ -11,6 +11,7 @@ mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
 mod known;
+mod lost_log_stops;
 mod memory_bounded;
 mod no_partition_stops;
 mod no_ref_goes_back;
@@ -55,6 +56,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(record_closed::RecordClosed),
         Box::<refs_after_objects::RefsAfterObjects>::default(),
         Box::new(no_partition_stops::NoPartitionStops),
+        Box::<lost_log_stops::LostLogStops>::default(),
         Box::<no_ref_goes_back::NoRefGoesBack>::default(),
         Box::<shown_when_replicated::ShownWhenReplicated>::default(),
         Box::<nothing_left_open::NothingLeftOpen>::default(),

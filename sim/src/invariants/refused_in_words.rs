@@ -34,6 +34,10 @@ impl Invariant for RefusedInWords {
         "every refusal begins with one of the words that pushers rely on, and gives a reason"
     }
 
+    fn presumes_log(&self) -> bool {
+        false
+    }
+
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         let Event::Answered { push } = event else { return Vec::new() };
         let at = &seen.pushes[*push];

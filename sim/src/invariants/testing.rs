@@ -60,7 +60,12 @@ impl World {
     /// A log opened by `sites`, each started with epoch 1 and instance 10 (11, 12, ...), daemon 0 (1, 2, ...); and
     /// `demo`.
     pub fn opened(sites: &[&str]) -> Self {
-        let mut world = Self { seen: Observed::default(), now_ms: 1_000_000, incarnation: Incarnation(0), seq: 0 };
+        let mut world = Self {
+            seen: Observed { partitions: 1, ..Observed::default() },
+            now_ms: 1_000_000,
+            incarnation: Incarnation(0),
+            seq: 0,
+        };
         let opened = LogOpened {
             log_id: LogId(1),
             partitions: 1,

@@ -12,6 +12,10 @@ use crate::swarm::SECOND;
 /// after which an aggregator is replaced.
 const QUIET: u64 = 40 * SECOND;
 
+/// A site that folded what the log lost finds it out, and says so, within so long: a supervisor's longest wait, and a
+/// start.
+const SHOWN_WITHIN: u64 = 240 * SECOND;
+
 /// Where a run stands.
 #[derive(Debug, Default)]
 pub struct Calm {
@@ -35,6 +39,13 @@ impl World {
             }
             return;
         };
+        if self.faults.log_lost {
+            if now >= since + SHOWN_WITHIN {
+                self.emit(&Event::AtRest);
+                self.finish(End::Clean);
+            }
+            return;
+        }
         if self.observed.published.len() != self.calm.published {
             self.calm.published = self.observed.published.len();
             self.calm.quiet_since = now;

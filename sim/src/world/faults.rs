@@ -20,6 +20,8 @@ use crate::swarm::SECOND;
 pub struct Faults {
     /// The log answers nobody before.
     pub log_down_until: u64,
+    /// The log has lost what was durable.
+    pub log_lost: bool,
     /// Of a hundred appends, how many have an unknown outcome.
     pub unknown_rate: u32,
     /// Of a hundred appends, how many leave a gap behind.
@@ -73,6 +75,7 @@ impl World {
             }
             Kind::AppendUnknown => self.faults.unknown_rate = 5 + (strike.dice % 60) as u32,
             Kind::LogDown => self.faults.log_down_until = self.now() + strike.lasts,
+            Kind::LogLost => self.lose_log(&strike),
             Kind::OffsetGaps => self.faults.gap_rate = 3 + (strike.dice % 30) as u32,
             Kind::Garbage => self.write_garbage(strike.dice),
             Kind::Loss | Kind::Duplicate | Kind::Delay => self.net.worsen(host, at, weather(&strike)),
@@ -119,6 +122,7 @@ impl World {
             Kind::Crash
             | Kind::Power
             | Kind::LogDown
+            | Kind::LogLost
             | Kind::DiskLost
             | Kind::ForeignLock
             | Kind::ForeignRefs
@@ -220,6 +224,20 @@ impl World {
                 repo.lose_unflushed(&mut rng);
             }
         }
+    }
+
+    /// The log is put back to a copy of up to a minute ago, or made anew, and is down until that is done. Sometimes no
+    /// daemon lives through it, as when the log is in their process.
+    fn lose_log(&mut self, strike: &Strike) {
+        if strike.dice.is_multiple_of(3) {
+            for daemon in self.hosts.iter().filter_map(|host| host.daemon).collect::<Vec<_>>() {
+                self.stop(daemon, Death::Killed);
+            }
+        }
+        let back = if strike.dice % 5 == 4 { self.now() } else { strike.dice / 16 % (60 * SECOND) };
+        let time_ms = crate::clock::EPOCH_MS + self.now().saturating_sub(back) / 1000;
+        self.faults.log_down_until = self.now() + strike.lasts;
+        self.put_log_back(time_ms);
     }
 
     fn cut(&mut self, strike: &Strike, begins: bool) {

@@ -34,7 +34,10 @@ impl World {
                     self.emit(&Event::Strayed { site, repo, name });
                 }
             }
-            Notice::Stopped { partition, why } => self.emit(&Event::Halted { site, daemon, partition, why }),
+            Notice::Stopped { partition, why } => {
+                self.coverage.mark("world", "partition-stopped");
+                self.emit(&Event::Halted { site, daemon, partition, why });
+            }
             Notice::Ready | Notice::Parked { .. } | Notice::InForce { .. } => {}
         }
     }

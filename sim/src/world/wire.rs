@@ -175,6 +175,24 @@ impl World {
         }
     }
 
+    /// An old copy takes the log's place; whoever read from it has lost the connection.
+    pub(super) fn put_log_back(&mut self, time_ms: u64) {
+        let (lost, waiters) = self.log.put_back(time_ms);
+        for waiter in waiters {
+            self.read_fails(waiter.daemon, waiter.op, SECOND / 10);
+        }
+        self.observed.log.values_mut().for_each(|entries| entries.retain(|entry| entry.time_ms < time_ms));
+        self.observed.published.retain(|entry| entry.time_ms < time_ms);
+        let partition = |topic| match topic {
+            Topic::PushData(partition) => Some(partition),
+            _ => None,
+        };
+        let ends = lost.into_iter().filter_map(|(topic, ends)| Some((partition(topic)?, ends))).collect();
+        self.say([305, 0, 0], || format!("the log is put back; ends, new and old: {ends:?}"));
+        self.faults.log_lost = true;
+        self.emit(&Event::LogLost { ends });
+    }
+
     fn land_late(&mut self, after: u64, append: Append) {
         self.coverage.mark("world", "append-late");
         self.queue.after(after, Happening::Land(Box::new(append)));
@@ -212,8 +230,10 @@ impl World {
         match append.topic {
             Topic::PushData(partition) => {
                 self.observed.log.entry(partition).or_default().push(entry);
-                self.observed.naive.append(partition, offset, time_ms, &append.value);
-                self.mark_landed(partition, offset);
+                if !self.faults.log_lost {
+                    self.observed.naive.append(partition, offset, time_ms, &append.value);
+                    self.mark_landed(partition, offset);
+                }
                 self.emit(&Event::Appended { partition, offset });
                 if let Value::Record(decoded) = &append.parsed
                     && let Ok(record) = &decoded.record
@@ -267,7 +287,7 @@ impl World {
         if self.daemons[by.daemon as usize].core.is_none() {
             return;
         }
-        if wait && self.log.end(topic) <= by.from {
+        if wait && self.log.end(topic) == by.from {
             self.log.wait(topic, by);
         } else {
             self.serve(topic, by);
@@ -276,8 +296,12 @@ impl World {
 
     fn serve(&mut self, topic: Topic, by: Waiter) {
         let batch = self.log.read(topic, by.from, by.max);
-        let (records, next, end) = (batch.records, batch.next, batch.end);
-        let input = LogInput::Read { op: by.op, records, next, end, start: Offset(0) };
+        let (records, next, end, epoch) = (batch.records, batch.next, batch.end, batch.epoch);
+        if let Topic::PushData(partition) = topic {
+            let read = self.observed.read.entry((by.daemon, partition)).or_default();
+            *read = next.max(*read);
+        }
+        let input = LogInput::Read { op: by.op, records, next, end, start: Offset(0), epoch };
         self.answer(by.daemon, input, true);
     }
 
