@@ -157,6 +157,8 @@ mutants! {
     LogLossUnseen = "log-loss-unseen",
     /// Any record at the last offset folded is taken for the one folded there.
     LogUnrecognised = "log-unrecognised",
+    /// A position below the log's start is taken for the start.
+    LogStartJumped = "log-start-jumped",
     /// A push is answered by the verdict on the record that happened to come next.
     FirstVerdictWins = "first-verdict-wins",
 }

@@ -233,7 +233,7 @@ impl Part {
         if self.leader.replace(epoch).is_some_and(|before| before != epoch) {
             return self.recognise(out);
         }
-        if start > self.position {
+        if start > self.position && !self.config.mutants.on(Mutant::LogStartJumped) {
             return self
                 .stop(out, format!("the log begins at offset {start}, this site has read up to {}", self.position));
         }

@@ -105,6 +105,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "chunks-expired",
             "record-of-shadow",
             "partition-stopped",
+            "log-begins-later",
         ],
     ),
 ];

@@ -13,8 +13,8 @@ pub enum Kind {
     AppendUnknown,
     /// The log answers nobody.
     LogDown,
-    /// The log loses what was durable: it is put back to an old copy, or made anew. No promise but one holds then, so
-    /// only scenarios that name it have it.
+    /// The log loses what was durable: it is put back to an old copy, made anew, or begins later than it did. No promise
+    /// about the log's content holds then, so only scenarios that name it have it.
     LogLost,
     /// Offsets are skipped, as by transaction markers.
     OffsetGaps,
@@ -149,7 +149,7 @@ impl Kind {
         }
     }
 
-    /// Whether what is durable stays so, as every promise but one presumes.
+    /// Whether what is durable stays so, as most promises presume.
     pub fn keeps_the_log(self) -> bool {
         self != Kind::LogLost
     }

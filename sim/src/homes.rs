@@ -42,6 +42,7 @@ pub fn home(mutant: Mutant) -> Scenario {
         ForeignUnheardElsewhere => "regressions/foreign-start-seen-elsewhere",
         LogLossUnseen => "faults/log-lost",
         LogUnrecognised => "faults/log-lost",
+        LogStartJumped => "faults/log-lost",
         UnchangedExcusesChanged => "regressions/unchanged-beside-changed",
     };
     let Some((name, text)) = file else { return Scenario::built_in() };
@@ -76,7 +77,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::KeepNotTaken | Mutant::KeepsOfAllReleased => &["gc"],
         Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
-        Mutant::LogLossUnseen | Mutant::LogUnrecognised => &["log-lost"],
+        Mutant::LogLossUnseen | Mutant::LogUnrecognised | Mutant::LogStartJumped => &["log-lost"],
         _ => &[],
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use refrain_core::aggregator::Published;
-use refrain_core::ids::{Offset, Op};
+use refrain_core::ids::{Offset, Op, Partition};
 use refrain_core::port::{Read, Topic, Value};
 use refrain_core::progress::Report;
 use refrain_core::record;
@@ -69,6 +69,8 @@ pub struct Batch {
     pub next: Offset,
     /// The high watermark.
     pub end: Offset,
+    /// The oldest offset that is kept.
+    pub start: Offset,
     /// The leader epoch.
     pub epoch: u64,
 }
@@ -76,6 +78,7 @@ pub struct Batch {
 #[derive(Debug, Default)]
 struct Lane {
     entries: Vec<Read>,
+    start: Offset,
     end: Offset,
     waiters: Vec<Waiter>,
 }
@@ -85,6 +88,8 @@ struct Lane {
 pub struct Log {
     lanes: BTreeMap<Topic, Lane>,
     epoch: u64,
+    /// The leader epoch that each reader was last answered under, if it is not the first.
+    answered: BTreeMap<(u64, Topic), u64>,
 }
 
 /// Parses a value once, for all who will read it.
@@ -135,14 +140,15 @@ impl Log {
     /// What there is from an offset on.
     pub fn read(&self, topic: Topic, from: Offset, max: usize) -> Batch {
         let Some(lane) = self.lanes.get(&topic) else {
-            return Batch { records: Vec::new(), next: from, end: Offset(0), epoch: self.epoch };
+            let (start, end) = (Offset(0), Offset(0));
+            return Batch { records: Vec::new(), next: from, end, start, epoch: self.epoch };
         };
         let first = lane.entries.partition_point(|entry| entry.offset < from);
         let records: Vec<Read> = lane.entries[first..].iter().take(max).cloned().collect();
         let more = first + records.len() < lane.entries.len();
         let last = records.last().map(|read| read.offset.next());
         let next = if more { last.unwrap_or(from) } else { lane.end.max(from) };
-        Batch { records, next, end: lane.end, epoch: self.epoch }
+        Batch { records, next, end: lane.end, start: lane.start, epoch: self.epoch }
     }
 
     /// An old copy takes the log's place: what was appended at `time_ms` or later is gone from every topic. Answers with
@@ -155,12 +161,33 @@ impl Log {
             waiters.append(&mut lane.waiters);
             let before = lane.end;
             lane.entries.retain(|entry| entry.time_ms < time_ms);
-            lane.end = lane.entries.last().map_or(Offset(0), |last| last.offset.next());
+            lane.end = lane.entries.last().map_or(lane.start, |last| last.offset.next());
             if lane.end < before {
                 lost.insert(*topic, (lane.end, before));
             }
         }
         (lost, waiters)
+    }
+
+    /// The log begins with the first record appended at `time_ms` or later, in every partition of `pushdata`. Answers
+    /// with the offsets behind the last record that is gone.
+    pub fn cut_below(&mut self, time_ms: u64) -> BTreeMap<Partition, Offset> {
+        let mut gone_to = BTreeMap::new();
+        for (topic, lane) in &mut self.lanes {
+            let Topic::PushData(partition) = topic else { continue };
+            let gone = lane.entries.partition_point(|entry| entry.time_ms < time_ms);
+            if let Some(last) = lane.entries.drain(..gone).next_back() {
+                gone_to.insert(*partition, last.offset.next());
+            }
+            lane.start = lane.entries.first().map_or(lane.end, |first| first.offset);
+        }
+        gone_to
+    }
+
+    /// Whether a reader has heard of the leader that there is now; it has when it is asked again. The first leader is no
+    /// news.
+    pub fn knows_leader(&mut self, daemon: u64, topic: Topic) -> bool {
+        self.epoch == 0 || self.answered.insert((daemon, topic), self.epoch) == Some(self.epoch)
     }
 
     /// A reader waits for the topic's end to pass `from`.
@@ -204,8 +231,6 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use refrain_core::ids::Partition;
-
     use super::*;
 
     const TOPIC: Topic = Topic::PushData(Partition(0));

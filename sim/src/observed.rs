@@ -145,6 +145,9 @@ pub enum Event {
     /// The log lost durable records: of these partitions the new end and the one before. From here on only promises
     /// that do not presume the log ([`Invariant::presumes_log`]) are looked at.
     LogLost { ends: BTreeMap<Partition, (Offset, Offset)> },
+    /// Retention took the log's oldest records: of each partition, those below these offsets. The same holds from here
+    /// on.
+    LogBegins { gone_to: BTreeMap<Partition, Offset> },
     /// A daemon says that it has stopped a partition, and why.
     Halted { site: SiteId, daemon: u64, partition: Partition, why: String },
     /// A daemon announced that it is ready.
@@ -185,7 +188,7 @@ pub struct Observed {
     pub daemons: BTreeMap<u64, (SiteId, Epoch, Instance)>,
     /// How each daemon was started.
     pub starts: BTreeMap<u64, Start>,
-    /// Up to where the log has answered a daemon's reads of a partition.
+    /// The offset behind the last record of a partition that a daemon was given, or that is on its way to it.
     pub read: BTreeMap<(u64, Partition), Offset>,
     /// Daemons that run on a copy of their site's machine: what they say of a disk is about another one than in
     /// `sites`.

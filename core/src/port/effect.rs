@@ -37,7 +37,8 @@ pub enum LogEffect {
         from: Offset,
         /// At most so many.
         max: usize,
-        /// Answer only when there is something, if there is nothing now.
+        /// Answer only when there is something, if there is nothing now; or with nothing, when another leader has taken
+        /// over.
         wait: bool,
     },
     /// Append a value, durable at all in-sync replicas before the answer.

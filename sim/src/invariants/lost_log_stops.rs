@@ -1,5 +1,6 @@
 //! Nobody goes on with another log than the one folded: once the log lost durable records, whoever had folded one of
-//! them judges nothing of what came after, says that the partition has stopped, and takes no push there.
+//! them judges nothing of what came after, says that the partition has stopped, and takes no push there. Nor does anybody
+//! jump over records that the log no longer has when they would be folded.
 //!
 //! Accepted values can be lost with such a log; that is the one loss no rule can prevent. What must not happen is that
 //! a site mixes two histories and goes on saying `ok`. Catches a last record that is not looked for after another leader
@@ -24,7 +25,7 @@ struct Reader {
     lost: Offset,
     /// Up to here what it judges may come from before.
     read: Offset,
-    /// It has folded one of them.
+    /// It has folded one of them, or lacks some that the log had.
     folded: bool,
 }
 
@@ -34,6 +35,8 @@ pub(super) struct LostLogStops {
     /// The last record that each daemon judged.
     judged: BTreeMap<(u64, Partition), Offset>,
     readers: BTreeMap<(u64, Partition), Reader>,
+    /// What partitions no longer have.
+    gone_to: BTreeMap<Partition, Offset>,
     /// When each said that it stopped, in pushes handed over before.
     halted: BTreeMap<(u64, Partition), usize>,
     ended: BTreeSet<u64>,
@@ -56,6 +59,7 @@ impl Invariant for LostLogStops {
         let mut found = Vec::new();
         match event {
             Event::LogLost { ends } => self.lost(seen, ends),
+            Event::LogBegins { gone_to } => self.begins(seen, gone_to),
             Event::Started { daemon, .. } => self.started(seen, *daemon),
             Event::Stopped { daemon, .. } => {
                 self.ended.insert(*daemon);
@@ -90,12 +94,34 @@ impl LostLogStops {
 
     /// What its journal had folded must be in the log that it finds.
     fn started(&mut self, seen: &Observed, daemon: u64) {
-        for (partition, (last, hash)) in seen.starts.get(&daemon).iter().flat_map(|start| &start.folded) {
-            let entries = seen.log.get(partition).map(Vec::as_slice).unwrap_or_default();
-            let there = entries.binary_search_by_key(last, |entry| entry.offset).ok();
-            if there.is_none_or(|at| record::decode(&entries[at].value).line_hash != *hash) {
+        let Some(start) = seen.starts.get(&daemon) else { return };
+        for partition in (0..seen.partitions).map(Partition) {
+            let strange = match start.folded.get(&partition) {
+                Some((last, hash)) => {
+                    let entries = seen.log.get(&partition).map(Vec::as_slice).unwrap_or_default();
+                    let there = entries.binary_search_by_key(last, |entry| entry.offset).ok();
+                    there.is_none_or(|at| record::decode(&entries[at].value).line_hash != *hash)
+                }
+                None => self.gone_to.contains_key(&partition),
+            };
+            if strange {
                 let reader = Reader { lost: Offset(0), read: Offset(0), folded: true };
-                self.readers.insert((daemon, *partition), reader);
+                self.readers.insert((daemon, partition), reader);
+            }
+        }
+    }
+
+    /// Who has not read what is gone has no way on.
+    fn begins(&mut self, seen: &Observed, gone_to: &BTreeMap<Partition, Offset>) {
+        self.gone_to.extend(gone_to);
+        for daemon in seen.starts.keys() {
+            for (partition, gone_to) in gone_to {
+                let started = seen.starts[daemon].folded.get(partition).map(|(last, _)| last.next());
+                let read = seen.read.get(&(*daemon, *partition)).copied().max(started).unwrap_or_default();
+                if read < *gone_to {
+                    let reader = Reader { lost: Offset(0), read, folded: true };
+                    self.readers.insert((*daemon, *partition), reader);
+                }
             }
         }
     }
@@ -113,7 +139,7 @@ impl LostLogStops {
         }
         reader.folded.then(|| {
             format!(
-                "daemon {daemon} folded records of partition {partition} that the log lost, and judges offset {offset}"
+                "daemon {daemon} has other records of partition {partition} than the log, and judges offset {offset}"
             )
         })
     }
@@ -133,7 +159,7 @@ impl LostLogStops {
         let folded = self.readers.iter().filter(|((daemon, _), reader)| reader.folded && lives(daemon));
         let silent = folded.filter(|(place, _)| !self.halted.contains_key(place));
         let tell = |((daemon, partition), _): (&(u64, Partition), &Reader)| {
-            format!("daemon {daemon} folded records of partition {partition} that the log lost, and has not said so")
+            format!("daemon {daemon} has other records of partition {partition} than the log, and has not said so")
         };
         silent.map(tell).collect()
     }
@@ -200,6 +226,20 @@ mod tests {
             let started = Event::Started { site: ams(), daemon: 0 };
             assert_eq!(run(&mut LostLogStops::default(), &world, &[started, judged(3)]).len(), found, "{last}");
         }
+    }
+
+    #[test]
+    fn who_jumps_over_what_the_log_no_longer_has_is_found() {
+        let mut world = reading();
+        let start = Start { at_ms: 0, own: None, take_over: false, folded: BTreeMap::new() };
+        world.seen.starts.insert(0, start);
+        let begins = |to| Event::LogBegins { gone_to: BTreeMap::from([(P0, Offset(to))]) };
+        let events = [judged(0), begins(3), judged(1), judged(2), judged(3), Event::AtRest];
+        assert_eq!(run(&mut LostLogStops::default(), &world, &events), [], "it has read all that is gone");
+        let mut check = LostLogStops::default();
+        assert_eq!(run(&mut check, &world, &[judged(0), begins(4), judged(2)]), []);
+        assert_eq!(run(&mut check, &world, &[judged(4)]).len(), 1, "a jump");
+        assert_eq!(run(&mut check, &world, &[Event::AtRest]).len(), 1, "silent");
     }
 
     #[test]

@@ -37,10 +37,6 @@ impl Invariant for MemoryBounded {
         "what a daemon holds in memory is bounded by what is under way"
     }
 
-    fn presumes_log(&self) -> bool {
-        false
-    }
-
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         if !matches!(event, Event::Tick | Event::AtRest) {
             return Vec::new();

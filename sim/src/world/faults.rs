@@ -226,8 +226,8 @@ impl World {
         }
     }
 
-    /// The log is put back to a copy of up to a minute ago, or made anew, and is down until that is done. Sometimes no
-    /// daemon lives through it, as when the log is in their process.
+    /// The log is put back to a copy of up to a minute ago, or made anew, and is down until that is done; or it begins up
+    /// to a minute ago. Sometimes no daemon lives through it, as when the log is in their process.
     fn lose_log(&mut self, strike: &Strike) {
         if strike.dice.is_multiple_of(3) {
             for daemon in self.hosts.iter().filter_map(|host| host.daemon).collect::<Vec<_>>() {
@@ -236,6 +236,9 @@ impl World {
         }
         let back = if strike.dice % 5 == 4 { self.now() } else { strike.dice / 16 % (60 * SECOND) };
         let time_ms = crate::clock::EPOCH_MS + self.now().saturating_sub(back) / 1000;
+        if strike.dice % 7 < 2 {
+            return self.begin_log_at(time_ms);
+        }
         self.faults.log_down_until = self.now() + strike.lasts;
         self.put_log_back(time_ms);
     }

@@ -193,6 +193,16 @@ impl World {
         self.emit(&Event::LogLost { ends });
     }
 
+    /// Retention takes what was appended before, whoever has not read it yet.
+    pub(super) fn begin_log_at(&mut self, time_ms: u64) {
+        let gone_to = self.log.cut_below(time_ms);
+        self.observed.log.values_mut().for_each(|entries| entries.retain(|entry| entry.time_ms >= time_ms));
+        self.say([306, 0, 0], || format!("the log no longer has what is below {gone_to:?}"));
+        self.faults.log_lost = true;
+        self.coverage.mark("world", "log-begins-later");
+        self.emit(&Event::LogBegins { gone_to });
+    }
+
     fn land_late(&mut self, after: u64, append: Append) {
         self.coverage.mark("world", "append-late");
         self.queue.after(after, Happening::Land(Box::new(append)));
@@ -206,7 +216,8 @@ impl World {
         let offset = match self.log.land(append, time_ms) {
             Landed::Refused => {
                 self.say([201, append.daemon, op.0], || format!("log refuses op={op} of daemon {}", append.daemon));
-                return self.answer(append.daemon, LogInput::AppendRefused { op }, append.answered);
+                self.answer(append.daemon, LogInput::AppendRefused { op }, append.answered);
+                return;
             }
             Landed::At(offset) => offset,
         };
@@ -287,7 +298,8 @@ impl World {
         if self.daemons[by.daemon as usize].core.is_none() {
             return;
         }
-        if wait && self.log.end(topic) == by.from {
+        // Of another leader readers are told at once: a log that lost records may never have more.
+        if wait && self.log.end(topic) == by.from && self.log.knows_leader(by.daemon, topic) {
             self.log.wait(topic, by);
         } else {
             self.serve(topic, by);
@@ -295,29 +307,34 @@ impl World {
     }
 
     fn serve(&mut self, topic: Topic, by: Waiter) {
-        let batch = self.log.read(topic, by.from, by.max);
-        let (records, next, end, epoch) = (batch.records, batch.next, batch.end, batch.epoch);
-        if let Topic::PushData(partition) = topic {
+        let log::Batch { records, next, end, start, epoch } = self.log.read(topic, by.from, by.max);
+        let last = records.last().map(|read| read.offset);
+        let input = LogInput::Read { op: by.op, records, next, end, start, epoch };
+        let arrives = self.answer(by.daemon, input, true);
+        if let (Topic::PushData(partition), Some(last), true) = (topic, last, arrives) {
             let read = self.observed.read.entry((by.daemon, partition)).or_default();
-            *read = next.max(*read);
+            *read = last.next().max(*read);
         }
-        let input = LogInput::Read { op: by.op, records, next, end, start: Offset(0), epoch };
-        self.answer(by.daemon, input, true);
     }
 
-    /// An answer goes back to a daemon, if there is one and if it arrives.
-    fn answer(&mut self, daemon: u64, input: LogInput, wanted: bool) {
+    /// An answer goes back to a daemon, if there is one and if it arrives; then this is true.
+    fn answer(&mut self, daemon: u64, input: LogInput, wanted: bool) -> bool {
         if !wanted || self.daemons[daemon as usize].core.is_none() {
-            return;
+            return false;
         }
         let host = End::Host(self.daemons[daemon as usize].host);
         match self.net.send(End::Log, host) {
-            Passage::Lost => match input {
-                LogInput::Read { op, .. } | LogInput::ReadFailed { op } => self.read_fails(daemon, op, READ_TIMEOUT),
-                LogInput::Appended { op, .. } | LogInput::AppendRefused { op } | LogInput::AppendUnknown { op } => {
-                    self.unknown(daemon, op, APPEND_TIMEOUT);
+            Passage::Lost => {
+                match input {
+                    LogInput::Read { op, .. } | LogInput::ReadFailed { op } => {
+                        self.read_fails(daemon, op, READ_TIMEOUT);
+                    }
+                    LogInput::Appended { op, .. } | LogInput::AppendRefused { op } | LogInput::AppendUnknown { op } => {
+                        self.unknown(daemon, op, APPEND_TIMEOUT);
+                    }
                 }
-            },
+                false
+            }
             Passage::Arrives(after, again) => {
                 let acknowledges = matches!(input, LogInput::Appended { .. } | LogInput::AppendRefused { .. });
                 if let (true, LogInput::Appended { op, .. } | LogInput::AppendRefused { op }) =
@@ -329,6 +346,7 @@ impl World {
                     self.queue.after(after + again, Happening::Give(daemon, Input::Log(input.clone())));
                 }
                 self.queue.after(after, Happening::Give(daemon, Input::Log(input)));
+                true
             }
         }
     }
