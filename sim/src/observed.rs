@@ -142,9 +142,9 @@ pub enum Event {
     Started { site: SiteId, daemon: u64 },
     /// A daemon stopped: crash, power failure or by itself.
     Stopped { site: SiteId, daemon: u64, power: bool },
-    /// The log lost durable records: of these partitions the new end and the one before. From here on only promises
-    /// that do not presume the log ([`Invariant::presumes_log`]) are looked at.
-    LogLost { ends: BTreeMap<Partition, (Offset, Offset)> },
+    /// The log lost durable records: these partitions end here now. From here on only promises that do not presume the
+    /// log ([`Invariant::presumes_log`]) are looked at.
+    LogLost { ends: BTreeMap<Partition, Offset> },
     /// Retention took the log's oldest records: of each partition, those below these offsets. The same holds from here
     /// on.
     LogBegins { gone_to: BTreeMap<Partition, Offset> },

@@ -1,10 +1,11 @@
 //! Nobody goes on with another log than the one folded: once the log lost durable records, whoever had folded one of
 //! them judges nothing of what came after, says that the partition has stopped, and takes no push there. Nor does anybody
-//! jump over records that the log no longer has when they would be folded.
+//! jump over records that the log no longer has when they would be folded. And who has folded nothing but what the log
+//! still holds does not stop, unless another site's fold differs.
 //!
 //! Accepted values can be lost with such a log; that is the one loss no rule can prevent. What must not happen is that
 //! a site mixes two histories and goes on saying `ok`. Catches a last record that is not looked for after another leader
-//! or a restart, or is taken for another one.
+//! or a restart, or is taken for another one, and a stop at whatever a log's end says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,8 +65,9 @@ impl Invariant for LostLogStops {
             Event::Stopped { daemon, .. } => {
                 self.ended.insert(*daemon);
             }
-            Event::Halted { daemon, partition, .. } => {
+            Event::Halted { daemon, partition, why, .. } => {
                 self.halted.entry((*daemon, *partition)).or_insert(seen.pushes.len());
+                found.extend(self.needless(*daemon, *partition, why));
             }
             Event::Judged { daemon, partition, offset, .. } => {
                 found.extend(self.judges((*daemon, *partition), *offset));
@@ -79,16 +81,15 @@ impl Invariant for LostLogStops {
 }
 
 impl LostLogStops {
-    fn lost(&mut self, seen: &Observed, ends: &BTreeMap<Partition, (Offset, Offset)>) {
-        for ((daemon, partition), read) in &seen.read {
-            let Some((end, _)) = ends.get(partition) else { continue };
-            let started = seen.starts.get(daemon).and_then(|start| start.folded.get(partition)).map(|(last, _)| *last);
-            let last = self.judged.get(&(*daemon, *partition)).copied().max(started);
-            let folded = last.is_some_and(|last| last >= *end);
-            let reader = Reader { lost: *end, read: *read, folded };
+    fn lost(&mut self, seen: &Observed, ends: &BTreeMap<Partition, Offset>) {
+        for (place, started) in places(seen, ends) {
+            let end = ends[&place.1];
+            let last = self.judged.get(&place).copied().max(started);
+            let folded = last.is_some_and(|last| last >= end);
+            let reader = Reader { lost: end, read: seen.read.get(&place).copied().unwrap_or_default(), folded };
             // A second loss does not excuse who did not notice the first.
-            let known = self.readers.entry((*daemon, *partition)).or_insert(reader);
-            *known = Reader { folded: folded || known.folded, lost: known.lost.min(*end), ..reader };
+            let known = self.readers.entry(place).or_insert(reader);
+            *known = Reader { folded: folded || known.folded, lost: known.lost.min(end), ..reader };
         }
     }
 
@@ -114,14 +115,10 @@ impl LostLogStops {
     /// Who has not read what is gone has no way on.
     fn begins(&mut self, seen: &Observed, gone_to: &BTreeMap<Partition, Offset>) {
         self.gone_to.extend(gone_to);
-        for daemon in seen.starts.keys() {
-            for (partition, gone_to) in gone_to {
-                let started = seen.starts[daemon].folded.get(partition).map(|(last, _)| last.next());
-                let read = seen.read.get(&(*daemon, *partition)).copied().max(started).unwrap_or_default();
-                if read < *gone_to {
-                    let reader = Reader { lost: Offset(0), read, folded: true };
-                    self.readers.insert((*daemon, *partition), reader);
-                }
+        for (place, started) in places(seen, gone_to) {
+            let read = seen.read.get(&place).copied().max(started.map(Offset::next)).unwrap_or_default();
+            if read < gone_to[&place.1] {
+                self.readers.insert(place, Reader { lost: Offset(0), read, folded: true });
             }
         }
     }
@@ -154,6 +151,13 @@ impl LostLogStops {
         })
     }
 
+    /// Where a log begins can lie behind a position with nothing between the two; that stops, too.
+    fn needless(&self, daemon: u64, partition: Partition, why: &str) -> Option<String> {
+        let folded = self.readers.get(&(daemon, partition)).is_some_and(|reader| reader.folded);
+        (!folded && self.gone_to.is_empty() && !why.contains("differs"))
+            .then(|| format!("daemon {daemon} has what the log has of partition {partition}, and stops it: {why}"))
+    }
+
     fn silent(&self, seen: &Observed) -> Vec<String> {
         let lives = |daemon: &u64| !self.ended.contains(daemon) && !seen.shadows.contains(daemon);
         let folded = self.readers.iter().filter(|((daemon, _), reader)| reader.folded && lives(daemon));
@@ -163,6 +167,16 @@ impl LostLogStops {
         };
         silent.map(tell).collect()
     }
+}
+
+/// Every daemon in each of the partitions, with the last record that its journal had folded when it started.
+fn places(
+    seen: &Observed,
+    partitions: &BTreeMap<Partition, Offset>,
+) -> impl Iterator<Item = ((u64, Partition), Option<Offset>)> {
+    seen.starts.iter().flat_map(|(daemon, start)| {
+        partitions.keys().map(|partition| ((*daemon, *partition), start.folded.get(partition).map(|(last, _)| *last)))
+    })
 }
 
 #[cfg(test)]
@@ -183,8 +197,8 @@ mod tests {
         Event::Judged { site: ams(), daemon: 0, partition: P0, offset: Offset(offset), words: vec!["counted"] }
     }
 
-    fn lost(from: u64, to: u64) -> Event {
-        Event::LogLost { ends: BTreeMap::from([(P0, (Offset(from), Offset(to)))]) }
+    fn lost(end: u64) -> Event {
+        Event::LogLost { ends: BTreeMap::from([(P0, Offset(end))]) }
     }
 
     fn halted() -> Event {
@@ -194,6 +208,8 @@ mod tests {
     /// Daemon 0 has read three records.
     fn reading() -> World {
         let mut world = World::opened(&["ams"]);
+        let start = Start { at_ms: 0, own: None, take_over: false, folded: BTreeMap::new() };
+        world.seen.starts.insert(0, start);
         world.seen.read.insert((0, P0), Offset(3));
         world
     }
@@ -202,7 +218,7 @@ mod tests {
     fn who_folded_what_is_lost_judges_only_what_it_had_read_and_says_that_it_stops() {
         let world = reading();
         let mut check = LostLogStops::default();
-        assert_eq!(run(&mut check, &world, &[judged(0), judged(1), lost(1, 3), judged(2)]), []);
+        assert_eq!(run(&mut check, &world, &[judged(0), judged(1), lost(1), judged(2)]), []);
         assert_eq!(run(&mut check, &world, &[judged(3)]).len(), 1, "of the other log");
         assert_eq!(run(&mut check, &world, &[Event::AtRest]).len(), 1, "silent");
         assert_eq!(run(&mut check, &world, &[halted(), Event::AtRest]), []);
@@ -212,8 +228,10 @@ mod tests {
     #[test]
     fn who_folded_nothing_that_is_lost_goes_on() {
         let world = reading();
-        let events = [judged(0), judged(1), lost(3, 5), judged(2), judged(3), Event::AtRest];
-        assert_eq!(run(&mut LostLogStops::default(), &world, &events), []);
+        let events = [judged(0), judged(1), lost(3), judged(2), judged(3), Event::AtRest];
+        let mut check = LostLogStops::default();
+        assert_eq!(run(&mut check, &world, &events), []);
+        assert_eq!(run(&mut check, &world, &[halted()]).len(), 1, "needless");
     }
 
     #[test]
@@ -230,9 +248,7 @@ mod tests {
 
     #[test]
     fn who_jumps_over_what_the_log_no_longer_has_is_found() {
-        let mut world = reading();
-        let start = Start { at_ms: 0, own: None, take_over: false, folded: BTreeMap::new() };
-        world.seen.starts.insert(0, start);
+        let world = reading();
         let begins = |to| Event::LogBegins { gone_to: BTreeMap::from([(P0, Offset(to))]) };
         let events = [judged(0), begins(3), judged(1), judged(2), judged(3), Event::AtRest];
         assert_eq!(run(&mut LostLogStops::default(), &world, &events), [], "it has read all that is gone");
@@ -247,7 +263,7 @@ mod tests {
         let mut world = reading();
         let before = world.answer("ams", false, &[update("a", absent(), value(1))], &[true]);
         let mut check = LostLogStops::default();
-        assert_eq!(run(&mut check, &world, &[halted(), before]), []);
+        assert_eq!(run(&mut check, &world, &[judged(0), lost(0), halted(), before]), []);
         let after = world.answer("ams", false, &[update("b", absent(), value(1))], &[true]);
         assert_eq!(run(&mut check, &world, &[after]).len(), 1);
         let refused = world.answer("ams", false, &[update("c", absent(), value(1))], &[false]);

@@ -183,12 +183,12 @@ impl World {
         }
         self.observed.log.values_mut().for_each(|entries| entries.retain(|entry| entry.time_ms < time_ms));
         self.observed.published.retain(|entry| entry.time_ms < time_ms);
-        let partition = |topic| match topic {
-            Topic::PushData(partition) => Some(partition),
+        self.say([305, 0, 0], || format!("the log is put back; ends, new and old: {lost:?}"));
+        let end = |(topic, (end, _)): (Topic, (Offset, Offset))| match topic {
+            Topic::PushData(partition) => Some((partition, end)),
             _ => None,
         };
-        let ends = lost.into_iter().filter_map(|(topic, ends)| Some((partition(topic)?, ends))).collect();
-        self.say([305, 0, 0], || format!("the log is put back; ends, new and old: {ends:?}"));
+        let ends = lost.into_iter().filter_map(end).collect();
         self.faults.log_lost = true;
         self.emit(&Event::LogLost { ends });
     }
