@@ -150,4 +150,10 @@ mod tests {
         assert_eq!(monitor.lacks(P, &mark), None);
         assert_eq!(monitor.lag(P, Some(&mark), END), Some(Lag { messages: 7, millis: 60_000 }));
     }
+
+    #[test]
+    fn a_lag_is_unknown_while_the_end_was_seen_and_not_read() {
+        let mark = Mark { next: Offset(7), ..Mark::default() };
+        assert_eq!(monitor().lag(P, Some(&mark), Some(Offset(11))), None);
+    }
 }

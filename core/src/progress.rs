@@ -206,4 +206,29 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_shortened_mark_says_nothing_of_the_fold_where_it_ends() {
+        let except: Vec<Offset> = (0..=EXCEPTIONS_MAX as u64).map(Offset).collect();
+        let mut mark = Mark { next: Offset(100), digest: Some(Digest(7)), except, ..Mark::default() };
+        mark.shorten(EXCEPTIONS_MAX);
+        assert_eq!((mark.next, mark.digest), (Offset(EXCEPTIONS_MAX as u64), None));
+    }
+
+    #[test]
+    fn a_late_report_of_an_earlier_pair_says_nothing_new() {
+        let report = |epoch, number| {
+            let site = SiteId::parse("ams").expect("valid");
+            let instance = Instance(u128::from(epoch));
+            Report { site, epoch: Epoch(epoch), instance, number, partitions: BTreeMap::new() }
+        };
+        let mut peers = Peers::default();
+        for (epoch, number, newest) in [(1, 8, (1, 8)), (2, 1, (2, 1)), (1, 9, (2, 1)), (2, 1, (2, 1)), (2, 2, (2, 2))]
+        {
+            peers.heard(&report(epoch, number));
+            let known = peers.of(&SiteId::parse("ams").expect("valid")).expect("heard");
+            assert_eq!((known.epoch.0, known.number), newest);
+        }
+        assert_eq!(peers.taken(), 3);
+    }
 }

@@ -162,12 +162,38 @@ fn rfc3339(time_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::rfc3339;
+    use super::*;
+    use crate::ids::{Epoch, Incarnation, Instance, Seq};
 
     #[test]
     fn times_are_printed_as_rfc_3339() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(951_782_400_123), "2000-02-29T00:00:00.123Z");
         assert_eq!(rfc3339(1_795_392_000_000), "2026-11-23T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_push_is_named_by_site_epoch_and_sequence() {
+        let repo = RepoName::parse("demo").expect("valid");
+        let (site, origin) = (SiteId::parse("ams").expect("valid"), SiteId::parse("ams").expect("valid"));
+        let header = Header {
+            repo: Some(repo.clone()),
+            incarnation: Some(Incarnation(3)),
+            site,
+            instance: Instance(5),
+            epoch: Epoch(2),
+            seq: Seq(9),
+            time_ms: 0,
+        };
+        let work = PushWork {
+            repo,
+            incarnation: Incarnation(3),
+            origin,
+            replicated: false,
+            changes: Vec::new(),
+            haves: Vec::new(),
+            pack: None,
+        };
+        assert_eq!(Accepted::new(Offset(7), 0, &header, &work).push, "ams-2-9");
     }
 }

@@ -113,3 +113,106 @@ fn a_topic_that_lost_what_it_held_is_read_again_from_its_beginning() {
     };
     assert!(effects.iter().any(again), "{effects:?}");
 }
+
+/// What the next step publishes, if anything.
+fn publication(aggregator: &mut Aggregator, out: &mut Out, world: &(Control, Peers)) -> Option<Published> {
+    let pushes = Fold::new(PUSHES, crate::config::RefDb::Log, Mutants::default());
+    aggregator.step(Now::default(), out, &[&world.0, pushes.control()], &world.1, true);
+    out.take().iter().find_map(|it| match it {
+        Effect::Log(LogEffect::Append { topic: Topic::Replicated, value, .. }) => {
+            Some(Published::decode(value).expect("it can be read back"))
+        }
+        _ => None,
+    })
+}
+
+/// The publication is in the topic, and read there.
+fn found(aggregator: &mut Aggregator, published: Published) {
+    aggregator.appended();
+    let (at, op) = (aggregator.position, aggregator.reading.expect("it reads on"));
+    let value = Value::Published(Some(Arc::new(published)));
+    aggregator.published(op, vec![Read { offset: at, time_ms: 0, value }], at.next(), at.next());
+}
+
+#[test]
+fn the_journal_is_asked_again_while_it_gave_as_many_verdicts_as_fit() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    aggregator.restore(PUSHES);
+    let pushes = Fold::new(PUSHES, crate::config::RefDb::Log, Mutants::default());
+    let mut asked = |aggregator: &mut Aggregator| {
+        aggregator.step(Now::default(), &mut out, &[&world.0, pushes.control()], &world.1, true);
+        out.take().iter().find_map(|it| match it {
+            Effect::Journal(JournalEffect::ReadVerdicts { from, .. }) => Some(*from),
+            _ => None,
+        })
+    };
+    assert_eq!(asked(&mut aggregator), Some(Offset(0)));
+    let window: Vec<Accepted> = (0..CANDIDATES_MAX as u64).map(accepted).collect();
+    aggregator.verdicts(Now::default(), PUSHES, window);
+    // All of them are published, by whomever.
+    let last = accepted(CANDIDATES_MAX as u64 - 1);
+    let mark = Published::of(PUSHES, &last, last.offset.next(), BTreeSet::new());
+    let op = aggregator.reading.expect("it reads on");
+    let value = Value::Published(Some(Arc::new(mark)));
+    aggregator.published(op, vec![Read { offset: Offset(0), time_ms: 0, value }], Offset(1), Offset(1));
+    assert_eq!(asked(&mut aggregator), Some(Offset(CANDIDATES_MAX as u64)), "the journal may have more");
+}
+
+#[test]
+fn no_more_is_published_beyond_a_push_that_waits_than_a_publication_may_name() {
+    let (mut aggregator, mut out, mut world) = at_the_end();
+    // The only member lacks the first push, and nothing else.
+    let marks = [(PUSHES, Mark { next: Offset(500), except: vec![Offset(0)], ..Mark::default() })];
+    let (epoch, instance) = (Epoch(1), Instance(1));
+    world.1.heard(&Report { site: site("ams"), epoch, instance, number: 2, partitions: marks.into() });
+    for offset in 0..CANDIDATES_MAX as u64 - 1 {
+        let repo = RepoName::parse(if offset == 0 { "waits" } else { "goes" }).expect("valid");
+        aggregator.accepted(PUSHES, Accepted { repo, ..accepted(offset) });
+    }
+    assert_eq!(step(&mut aggregator, &mut out, &world), (true, false));
+    aggregator.probed();
+    let mut count = 0;
+    while let Some(published) = publication(&mut aggregator, &mut out, &world) {
+        count += 1;
+        assert!(published.done.len() <= DONE_MAX);
+        found(&mut aggregator, published);
+        // Reads on.
+        step_reads(&mut aggregator, &mut out, &world);
+    }
+    assert_eq!(count, DONE_MAX);
+    assert_eq!(publication(&mut aggregator, &mut out, &world), None);
+}
+
+fn step_reads(aggregator: &mut Aggregator, out: &mut Out, world: &(Control, Peers)) {
+    aggregator.step(Now::default(), out, &[&world.0], &world.1, false);
+    out.take();
+}
+
+#[test]
+fn a_publication_that_came_to_nothing_is_followed_by_a_read_that_does_not_wait() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    aggregator.accepted(PUSHES, accepted(5));
+    step(&mut aggregator, &mut out, &world);
+    aggregator.probed();
+    assert_eq!(step(&mut aggregator, &mut out, &world), (false, true));
+    aggregator.again(Now::default(), true);
+    let later = Now { at: Now::default().at + RETRY_AFTER, ..Now::default() };
+    aggregator.step(later, &mut out, &[&world.0], &world.1, true);
+    let reads = |it: &Effect| matches!(it, Effect::Log(LogEffect::Read { topic: Topic::Replicated, wait: false, .. }));
+    assert!(out.take().iter().any(reads));
+}
+
+#[test]
+fn what_is_accepted_while_earlier_ones_are_in_the_journal_only_waits_for_them() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    aggregator.restore(PUSHES);
+    aggregator.accepted(PUSHES, accepted(5));
+    step(&mut aggregator, &mut out, &world);
+    aggregator.probed();
+    assert_eq!(publication(&mut aggregator, &mut out, &world), None, "offset 4 may be there");
+    aggregator.verdicts(Now::default(), PUSHES, vec![accepted(4), accepted(5)]);
+    step(&mut aggregator, &mut out, &world);
+    aggregator.probed();
+    let first = publication(&mut aggregator, &mut out, &world).expect("both may go");
+    assert_eq!(first.data.offset, Offset(4));
+}

@@ -60,3 +60,56 @@ impl Ack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RefDb;
+    use crate::ids::{Epoch, Instance, Seq};
+    use crate::progress::Report;
+    use crate::refdb::{Fold, Speaker};
+
+    const CHANGED: Owed = Owed { changed: true, unchanged: false };
+    const UNCHANGED: Owed = Owed { changed: false, unchanged: true };
+
+    fn site(name: &str) -> SiteId {
+        SiteId::parse(name).expect("valid")
+    }
+
+    /// Whether the record at offset 5 is acknowledged to ams, where `others` (in which state, and with what mark) are.
+    fn is_met(ack: Ack, owed: Owed, others: &[(&str, MemberState, &Mark)]) -> bool {
+        let mut control = Fold::new(Partition(0), RefDb::Log, Mutants::default()).control().clone();
+        let mut peers = Peers::default();
+        let all = Mark { next: Offset(100), ..Mark::default() };
+        for (name, state, mark) in [("ams", MemberState::Active, &all)].iter().chain(others) {
+            let (epoch, instance) = (Epoch(1), Instance(1));
+            control.members.table.insert(site(name), *state);
+            control.speakers.insert(site(name), Speaker { epoch, instance, seq: Seq(0), rules: 1 });
+            let partitions = [(Partition(1), (*mark).clone())].into();
+            peers.heard(&Report { site: site(name), epoch, instance, number: 1, partitions });
+        }
+        ack.is_met(Mutants::default(), (Partition(1), Offset(5)), owed, &site("ams"), &control, &peers)
+    }
+
+    #[test]
+    fn who_counts_for_an_acknowledgement() {
+        use MemberState::{Active, Draining, Evicted, Joining};
+        let (all, none) = (&Mark { next: Offset(100), ..Mark::default() }, &Mark::default());
+        for (state, counts) in [(Active, true), (Joining, true), (Draining, false), (Evicted, false)] {
+            assert_eq!(is_met(Ack::Sites(1), CHANGED, &[("sfo", state, all)]), counts, "{state:?}");
+            assert_eq!(is_met(Ack::All, CHANGED, &[("sfo", state, none)]), state != Active, "{state:?}");
+        }
+        assert!(!is_met(Ack::Sites(1), CHANGED, &[]), "one's own disk is not another's");
+        assert!(!is_met(Ack::All, CHANGED, &[("sfo", Active, all), ("tyo", Active, none)]));
+    }
+
+    #[test]
+    fn what_was_there_already_is_held_with_all_before_it() {
+        let but = |offset| Mark { next: Offset(100), except: [Offset(offset)].into(), ..Mark::default() };
+        for (open, held) in [(3, false), (9, true)] {
+            let mark = but(open);
+            assert_eq!(is_met(Ack::All, UNCHANGED, &[("sfo", MemberState::Active, &mark)]), held, "{open}");
+            assert!(is_met(Ack::All, CHANGED, &[("sfo", MemberState::Active, &mark)]), "{open}");
+        }
+    }
+}

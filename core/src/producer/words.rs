@@ -77,3 +77,21 @@ pub(crate) fn rejection(name: &RefName, why: &Rejection, wall_ms: u64) -> String
         Rejection::NoSuchRepo => no_repo(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Offset, Oid};
+    use crate::names::SiteId;
+    use crate::table::RefEntry;
+
+    #[test]
+    fn a_stale_push_is_told_since_when_and_from_where() {
+        let site = SiteId::parse("sfo").expect("valid");
+        let at = Some(RefEntry { value: Oid([7; 20]), since: Offset(3), time_ms: 5_000, site });
+        let name = RefName::parse("refs/heads/main").expect("valid");
+        let text = |wall_ms| rejection(&name, &Rejection::Stale { at: at.clone() }, wall_ms);
+        assert!(text(65_900).contains("since 60 s (pushed at sfo)"), "{}", text(65_900));
+        assert!(text(1_000).contains("since 0 s"), "a clock behind the log's");
+    }
+}

@@ -106,3 +106,39 @@ fn what_the_rules_do_not_know_is_malformed() {
 fn more_beside_the_envelope_is_ignored_for_a_later_version() {
     assert!(decode(&line("barrier", r#""trace":"x","#, "{}")).record.is_ok());
 }
+
+#[test]
+fn another_envelope_is_malformed() {
+    let good = String::from_utf8(line("barrier", "", "{}")).expect("text");
+    assert!(why(good.replace(r#""v":1"#, r#""v":2"#).as_bytes()).contains("envelope version 2"));
+}
+
+#[test]
+fn a_record_about_a_repository_names_it_and_a_push_has_one_pack() {
+    let one = r#"{"ref":"refs/heads/a","old":null,"new":null}"#;
+    let pushes = |more: &str| format!(r#"{{"atomic":false,"updates":[{one}],"haves":[],"base":0{more}}}"#);
+    for (kind, body) in [
+        ("push", pushes("").as_str()),
+        ("repo-created", r#"{"head":"refs/heads/main"}"#),
+        ("repo-configured", "{}"),
+        ("repo-deleted", "{}"),
+    ] {
+        assert!(why(&line(kind, "", body)).contains("scope"), "{kind}");
+        assert!(decode(&line(kind, r#""repo":"demo","#, body)).record.is_ok(), "{kind}");
+    }
+    let chunks = |bytes: u64| {
+        let pack = ChunkedPack { bytes, sum: Oid([1; 20]), chunks: vec![Offset(4), Offset(5)] };
+        let mut record = push(vec![update("refs/heads/main", 2)], vec![]);
+        let Body::Push(push) = &mut record.body else { unreachable!("it is one") };
+        push.pack = Some(Arc::new(pack));
+        record
+    };
+    let longest = 2 * CHUNK_BYTES_MAX as u64;
+    assert!(decode(&chunks(longest).encode().expect("short")).record.is_ok());
+    assert!(why(&chunks(longest + 1).encode().expect("short")).contains("longer than its chunks"));
+    let both = Record { pack: Arc::from([1, 2, 3]), ..chunks(longest) };
+    assert!(why(&both.encode().expect("short")).contains("carries no pack"));
+    let header = Header { repo: None, incarnation: None, ..header() };
+    let barrier = Record { header, body: Body::Barrier(Barrier {}), pack: Arc::from([1, 2, 3]) };
+    assert!(why(&barrier.encode().expect("short")).contains("carries no pack"));
+}

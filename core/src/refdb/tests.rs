@@ -234,3 +234,92 @@ fn the_digest_follows_the_values_and_not_the_way_to_them() {
     other.push(false, &[("refs/heads/a", A, B)]);
     assert_ne!(one.fold.control().tables, other.fold.control().tables);
 }
+
+#[test]
+fn a_wish_changes_what_it_names_and_nothing_else() {
+    let mut bench = Bench::new();
+    let wishes = [
+        RepoConfigured { description: Some("tools".to_string()), ..Default::default() },
+        RepoConfigured { deny_deletes: Some(true), ..Default::default() },
+        RepoConfigured { deny_non_fast_forwards: Some(true), ..Default::default() },
+        RepoConfigured { read_only: Some("moving".to_string()), ..Default::default() },
+        RepoConfigured { visibility: Some(Visibility::Replicated), ..Default::default() },
+        RepoConfigured { head: Some(name("refs/heads/next")), ..Default::default() },
+    ];
+    for wish in wishes {
+        assert_eq!(bench.say("sfo", 2, 1, Some(Some(3)), Body::RepoConfigured(wish)), Verdict::Counted);
+    }
+    let repo = bench.cache.repo(&RepoName::parse("demo").expect("valid")).expect("it exists");
+    assert_eq!((repo.description.as_str(), repo.read_only.as_deref()), ("tools", Some("moving")));
+    assert_eq!((repo.deny_deletes, repo.deny_non_fast_forwards), (true, true));
+    assert_eq!((repo.visibility, &repo.head), (Visibility::Replicated, &name("refs/heads/next")));
+}
+
+#[test]
+fn a_repository_knows_how_many_refs_it_has() {
+    let mut bench = Bench::new();
+    bench.push(false, &[("refs/heads/a", None, A), ("refs/heads/b", None, A)]);
+    bench.push(false, &[("refs/heads/a", A, B), ("refs/heads/b", A, None)]);
+    let repo = bench.cache.repo(&RepoName::parse("demo").expect("valid")).expect("it exists");
+    assert_eq!(repo.refs, 1);
+}
+
+#[test]
+fn rules_are_raised_one_by_one_once_every_member_knows_them() {
+    let mut bench = Bench::new();
+    let raise = |rules| Body::RulesRaised(crate::record::RulesRaised { rules });
+    let start = |bench: &mut Bench, who, instance, epoch, rules| {
+        bench.say(who, instance, epoch, None, Body::SiteStarted(SiteStarted { rules }))
+    };
+    assert_eq!(bench.say("ams", 1, 1, None, raise(2)), Verdict::Void(Void::BadRules));
+    assert_eq!(start(&mut bench, "sfo", 2, 2, 3), Verdict::Counted);
+    assert_eq!(bench.say("sfo", 2, 2, None, raise(2)), Verdict::Void(Void::BadRules), "ams does not know them");
+    assert_eq!(start(&mut bench, "ams", 1, 2, 3), Verdict::Counted);
+    assert_eq!(bench.say("sfo", 2, 2, None, raise(3)), Verdict::Void(Void::BadRules), "not the next");
+    assert_eq!(bench.say("sfo", 2, 2, None, raise(2)), Verdict::Counted);
+    assert_eq!(start(&mut bench, "ams", 1, 3, 1), Verdict::Void(Void::OldRules));
+    assert_eq!(bench.say("ams", 1, 2, None, Body::Barrier(Barrier {})), Verdict::Counted, "it speaks on");
+}
+
+#[test]
+fn a_site_enters_as_joining_and_no_table_leaves_one_out() {
+    let mut bench = Bench::new();
+    let mut change = |version, table: &[(&str, MemberState)]| {
+        let members = table.iter().map(|(who, state)| (site(who), *state)).collect();
+        let (author, reason) = ("eve".to_string(), "test".to_string());
+        let body = Body::SiteChanged(SiteChanged { version, members, ended: BTreeMap::new(), author, reason });
+        bench.say("sfo", 2, 1, None, body)
+    };
+    let (ams, sfo) = (("ams", MemberState::Active), ("sfo", MemberState::Active));
+    let bad = Verdict::Void(Void::BadMembership);
+    assert_eq!(change(1, &[sfo]), bad, "ams is left out");
+    for state in [MemberState::Active, MemberState::Draining, MemberState::Evicted] {
+        assert_eq!(change(1, &[ams, sfo, ("tyo", state)]), bad, "{state:?}");
+    }
+    assert_eq!(change(1, &[ams, sfo, ("tyo", MemberState::Joining)]), Verdict::Counted);
+}
+
+/// Changes one thing of a fold's control.
+type Touch = fn(&mut Control);
+
+#[test]
+fn the_digest_covers_all_that_two_folds_must_agree_on() {
+    let touches: [(&str, Touch); 9] = [
+        ("tables", |it| it.tables = Digest(1)),
+        ("rules", |it| it.rules += 1),
+        ("epoch", |it| it.speakers.values_mut().for_each(|it| it.epoch = Epoch(7))),
+        ("instance", |it| it.speakers.values_mut().for_each(|it| it.instance = Instance(7))),
+        ("sequence", |it| it.speakers.values_mut().for_each(|it| it.seq = Seq(70))),
+        ("no speaker", |it| drop(it.speakers.pop_first())),
+        ("version", |it| it.members.version += 1),
+        ("state", |it| it.members.table.values_mut().for_each(|it| *it = MemberState::Draining)),
+        ("ended", |it| it.members.ended.extend([(site("ams"), Epoch(1))])),
+    ];
+    let same = Bench::new().fold.digest();
+    assert_eq!(Bench::new().fold.digest(), same);
+    for (what, touch) in touches {
+        let mut control = Bench::new().fold.control().clone();
+        touch(&mut control);
+        assert_ne!(Fold::restore(control, RefDb::Log, Mutants::none()).digest(), same, "{what}");
+    }
+}

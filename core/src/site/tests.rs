@@ -1,7 +1,10 @@
 //! A site against a world of three vectors: what it orders, when, and what it says to whom.
 
+mod others;
+mod pushers;
+
 use alloc::collections::BTreeMap;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use core::time::Duration;
 
@@ -40,6 +43,21 @@ struct World {
     lost: Vec<(Topic, Arc<[u8]>)>,
     replies: Vec<(PushId, Vec<Answer>)>,
     ordered: Vec<PushId>,
+    /// How each order ended.
+    outcomes: Vec<Result<(), String>>,
+    /// Somebody holds the locks of all refs.
+    locked: bool,
+    /// What a spool held is gone.
+    spools_lost: bool,
+    /// Changes the settings of the next start.
+    tune: fn(&mut Config),
+    /// So many appends to partitions of pushes are refused next.
+    refuse: usize,
+    /// Packs are being cut, and that goes on.
+    slow: bool,
+    preparing: Vec<crate::ids::Op>,
+    /// The journal does not answer.
+    stalled: bool,
     ready: bool,
     exit: Option<u8>,
     ref_sets: usize,
@@ -65,6 +83,14 @@ impl World {
             lost: vec![],
             replies: vec![],
             ordered: vec![],
+            outcomes: vec![],
+            locked: false,
+            spools_lost: false,
+            tune: |_| {},
+            refuse: 0,
+            slow: false,
+            preparing: vec![],
+            stalled: false,
             ready: false,
             exit: None,
             ref_sets: 0,
@@ -79,6 +105,7 @@ impl World {
         let ams = SiteId::parse("ams").expect("valid");
         let mut config = Config::new(ams.clone(), vec![ams], 1);
         config.chunk_bytes = 10;
+        (self.tune)(&mut config);
         let restored = Restored { session: self.session, ..Restored::default() };
         let (mut site, effects) = Site::start(self.now, config, restored, Rng::new(seed));
         self.run(&mut site, effects);
@@ -128,7 +155,16 @@ impl World {
             return None;
         }
         match effect {
+            Effect::Log(LogEffect::Append { op, topic: Topic::PushData(_), .. }) if self.refuse > 0 => {
+                self.refuse -= 1;
+                Some(Input::Log(LogInput::AppendRefused { op }))
+            }
             Effect::Log(effect) => self.answer_log(effect).map(Input::Log),
+            Effect::Git(GitEffect::Prepare { op, .. }) if self.slow => {
+                self.preparing.push(op);
+                None
+            }
+            Effect::Journal(JournalEffect::Commit { .. }) if self.stalled => None,
             Effect::Git(GitEffect::DropSpool { spool }) => {
                 self.spools.remove(&spool);
                 None
@@ -138,7 +174,10 @@ impl World {
             Effect::Client(effect) => {
                 match effect {
                     ClientEffect::Reply { id, answers, .. } => self.replies.push((id, answers)),
-                    ClientEffect::Ordered { id, .. } => self.ordered.push(id),
+                    ClientEffect::Ordered { id, outcome } => {
+                        self.ordered.push(id);
+                        self.outcomes.push(outcome.map(drop));
+                    }
                     ClientEffect::Notice(notice) => self.ready |= notice == Notice::Ready,
                     ClientEffect::Exit { code, .. } => self.exit = Some(code),
                 }
@@ -186,6 +225,7 @@ impl World {
                 }
                 GitInput::Prepared { op, outcome: Prepared::Pack { pack: Arc::from([]), used: vec![], forced } }
             }
+            GitEffect::ReadSpool { op, .. } if self.spools_lost => GitInput::SpoolRead { op, bytes: None },
             GitEffect::ReadSpool { op, spool, at, len } => {
                 let pack = self.spools.get(&spool).and_then(|pack| pack.get(at as usize..at as usize + len));
                 GitInput::SpoolRead { op, bytes: pack.map(Arc::from) }
@@ -204,6 +244,9 @@ impl World {
                 GitInput::Received { op, outcome: Received::Missing(Oid([9; 20])) }
             }
             GitEffect::Receive { op, .. } => GitInput::Received { op, outcome: Received::Complete },
+            GitEffect::SetRefs { op, edits, .. } if self.locked => {
+                GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Failed).collect() }
+            }
             GitEffect::SetRefs { op, edits, .. } => {
                 self.ref_sets += edits.len();
                 GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Done).collect() }

@@ -1,0 +1,273 @@
+//! What a site makes of its other instances, of other sites, and of itself.
+
+use super::*;
+
+/// A record of ams as another pair says it.
+pub(super) fn foreign(epoch: u64, instance: u128, seq: u64, body: Body) -> Arc<[u8]> {
+    let header = crate::record::Header {
+        repo: None,
+        incarnation: None,
+        site: SiteId::parse("ams").expect("valid"),
+        instance: crate::ids::Instance(instance),
+        epoch: crate::ids::Epoch(epoch),
+        seq: crate::ids::Seq(seq),
+        time_ms: 0,
+    };
+    Arc::from(Record { header, body, pack: Arc::from([]) }.encode().expect("short"))
+}
+
+pub(super) fn started() -> Body {
+    Body::SiteStarted(crate::record::SiteStarted { rules: crate::record::RULES })
+}
+
+/// So many partitions that `demo` is not in the first.
+pub(super) const PARTITIONS: u32 = 5;
+
+pub(super) fn home() -> Partition {
+    let home = partition_of(&RepoName::parse("demo").expect("valid"), PARTITIONS);
+    assert_ne!(home, Partition(0));
+    home
+}
+
+#[test]
+fn an_order_whose_record_does_not_count_is_not_done() {
+    let (mut world, mut site) = ready();
+    let order = || {
+        let (head, repo) = (RefName::parse("refs/heads/main").expect("valid"), RepoName::parse("twin").expect("valid"));
+        Order::CreateRepo { repo, head, visibility: Visibility::Applied }
+    };
+    // Both find no such repository, and both are appended.
+    let mut effects = site.handle(world.now, Input::Client(ClientInput::Order { id: PushId(2), order: order() }));
+    effects.extend(site.handle(world.now, Input::Client(ClientInput::Order { id: PushId(3), order: order() })));
+    world.run(&mut site, effects);
+    assert_eq!(world.records()[3..], ["repo-created", "repo-created"]);
+    assert_eq!(world.outcomes[1..], [Ok(()), Err("the repository exists".to_string())]);
+}
+
+#[test]
+fn a_site_that_was_told_of_other_partitions_than_the_log_has_does_not_judge() {
+    let mut world = World::new();
+    let ams = SiteId::parse("ams").expect("valid");
+    let opened = crate::record::LogOpened {
+        log_id: crate::ids::LogId(1),
+        partitions: 2,
+        hash: crate::placement::HASH.to_string(),
+        digest_key: crate::ids::Digest(9),
+        rules: crate::record::RULES,
+        members: vec![ams],
+    };
+    let value = foreign(0, 9, 0, Body::LogOpened(opened));
+    world.log.insert(Topic::PushData(Partition(0)), vec![value]);
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    assert_eq!((world.exit, world.ready), (Some(78), false));
+    assert_eq!(world.records(), ["log-opened"]);
+}
+
+#[test]
+fn nothing_is_said_before_the_instance_is_stored() {
+    let mut world = World::new();
+    world.stalled = true;
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(5));
+    assert_eq!(world.records(), [] as [&str; 0]);
+}
+
+#[test]
+fn of_two_that_start_at_once_the_one_that_comes_second_gives_up() {
+    let mut world = World::new();
+    let mut first = world.start(1);
+    world.pass(&mut first, Duration::from_millis(100));
+    let opened = world.log[&Topic::PushData(Partition(0))][0].clone();
+    drop(first);
+    world = World::new();
+    world.log.insert(Topic::PushData(Partition(0)), vec![opened]);
+    world.refuse = 1;
+    let mut site = world.start(2);
+    assert_eq!(world.records(), ["log-opened"]);
+    world.pass(&mut site, Duration::from_millis(100));
+    world.log.entry(Topic::PushData(Partition(0))).or_default().push(foreign(1, 9, 0, started()));
+    world.run(&mut site, vec![]);
+    world.pass(&mut site, Duration::from_secs(3));
+    assert_eq!((world.exit, world.ready), (Some(75), false));
+    assert_eq!(world.records(), ["log-opened", "site-started"]);
+}
+
+/// A daemon that finds a foreign pair of its site in force, in two partitions, and listens.
+fn listening() -> (World, Site) {
+    let mut world = World::new();
+    world.tune = |config| config.partitions = 2;
+    let mut old = world.start(1);
+    world.pass(&mut old, Duration::from_secs(3));
+    assert!(world.ready);
+    drop(old);
+    (world.ready, world.waiting, world.session) = (false, vec![], Stored::default());
+    let mut site = world.start(2);
+    world.pass(&mut site, Duration::from_secs(10));
+    assert_eq!((world.exit, world.ready), (None, false));
+    (world, site)
+}
+
+#[test]
+fn who_hears_nothing_of_a_foreign_instance_takes_its_place() {
+    let (mut world, mut site) = listening();
+    world.pass(&mut site, Duration::from_secs(25));
+    assert_eq!((world.exit, world.ready), (None, true));
+}
+
+#[test]
+fn a_foreign_instance_is_heard_by_its_reports_alone() {
+    let (mut world, mut site) = listening();
+    let reports = world.log.get_mut(&Topic::Progress).expect("it reported");
+    let mut report = Report::decode(reports.last().expect("it reported")).expect("one of ours");
+    report.number += 1;
+    reports.push(Arc::from(report.encode()));
+    world.run(&mut site, vec![]);
+    world.pass(&mut site, Duration::from_secs(25));
+    assert_eq!((world.exit, world.ready), (Some(75), false));
+}
+
+#[test]
+fn a_foreign_instance_is_heard_by_what_it_says_in_any_partition() {
+    let (mut world, mut site) = listening();
+    let pair = {
+        let speaker = site.parts[1].fold.control().speakers.values().next().expect("the old one");
+        (speaker.epoch.0, speaker.instance.0)
+    };
+    let beat = foreign(pair.0, pair.1, 1_000, Body::Heartbeat(crate::record::Barrier {}));
+    world.log.entry(Topic::PushData(Partition(1))).or_default().push(beat);
+    world.run(&mut site, vec![]);
+    world.pass(&mut site, Duration::from_secs(25));
+    assert_eq!((world.exit, world.ready), (Some(75), false));
+}
+
+#[test]
+fn an_eviction_is_told_to_every_partition_with_the_epoch_that_it_ended() {
+    let mut world = World::new();
+    world.tune = |config| {
+        config.partitions = 2;
+        config.first_members.push(SiteId::parse("sfo").expect("valid"));
+    };
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    let sfo = SiteId::parse("sfo").expect("valid");
+    for partition in [Partition(0), Partition(1)] {
+        let mut record = decode(&foreign(1, 9, 0, started())).record.expect("good");
+        record.header.site = sfo.clone();
+        let value = Arc::from(record.encode().expect("short"));
+        world.log.entry(Topic::PushData(partition)).or_default().push(value);
+    }
+    world.run(&mut site, vec![]);
+    let (author, reason) = ("eve".to_string(), "test".to_string());
+    let order = Order::ChangeMember { site: sfo.clone(), state: MemberState::Evicted, author, reason };
+    let effects = site.handle(world.now, Input::Client(ClientInput::Order { id: PushId(2), order }));
+    world.run(&mut site, effects);
+    world.pass(&mut site, Duration::from_secs(3));
+    for part in &site.parts {
+        let members = &part.fold.control().members;
+        assert_eq!(members.ended, [(sfo.clone(), crate::ids::Epoch(1))].into(), "{:?}", part.partition);
+        assert_eq!(members.table[&sfo], MemberState::Evicted);
+    }
+}
+
+#[test]
+fn a_look_at_the_end_that_failed_does_not_keep_a_lag_unknown() {
+    let (world, mut site) = ready();
+    site.times_asked.insert(Partition(0));
+    let op = site.out.ask(Owner::ReadTime(Partition(0), Offset(1)));
+    let _ = site.handle(world.now, Input::Log(LogInput::ReadFailed { op }));
+    assert!(site.times_asked.is_empty());
+}
+
+#[test]
+fn a_look_at_partition_0_counts_once_the_fold_is_where_it_saw_the_end() {
+    let (world, mut site) = ready();
+    assert!(site.parts[0].at_end());
+    let op = site.out.ask(Owner::Probe(Partition(0)));
+    let (next, end) = (Offset(3), Offset(4));
+    let seen = LogInput::Read { op, records: vec![], next, end, start: Offset(0), epoch: 0 };
+    let _ = site.handle(world.now, Input::Log(seen));
+    assert!(!site.parts[0].at_end());
+}
+
+#[test]
+fn who_is_told_of_another_fold_at_the_same_place_stops() {
+    type Say = fn(&Control, Digest) -> Mark;
+    use crate::ids::Digest;
+    use crate::progress::Mark;
+    use crate::refdb::{Control, Fold};
+    let place = (Offset(2), Digest(5));
+    let says: [(&str, Say, bool); 5] = [
+        ("the same here", |it, here| Mark { next: it.next, digest: Some(here), ..Mark::default() }, false),
+        ("another here", |it, here| Mark { next: it.next, digest: Some(Digest(!here.0)), ..Mark::default() }, true),
+        ("another elsewhere", |_, here| Mark { digest: Some(Digest(!here.0)), ..Mark::default() }, false),
+        ("the same at the mark", |it, _| Mark { mark: it.mark, ..Mark::default() }, false),
+        ("another at the mark", |_, _| Mark { mark: Some((Offset(2), Digest(6))), ..Mark::default() }, true),
+    ];
+    for (what, say, stops) in says {
+        let (_, mut site) = ready();
+        let control = Control { mark: Some(place), ..site.parts[0].fold.control().clone() };
+        site.parts[0].fold = Fold::restore(control, site.config.refdb, site.config.mutants);
+        let mark = say(site.parts[0].fold.control(), site.parts[0].fold.digest());
+        let (site_id, epoch, instance) =
+            (SiteId::parse("sfo").expect("valid"), crate::ids::Epoch(1), crate::ids::Instance(1));
+        let partitions = [(Partition(0), mark)].into();
+        site.compare(&Report { site: site_id, epoch, instance, number: 1, partitions });
+        assert_eq!(site.parts[0].stopped.is_some(), stops, "{what}");
+    }
+}
+
+#[test]
+fn reports_are_all_heard_before_silence_is_told_from_not_having_listened() {
+    let mut world = World::new();
+    let mut site = world.start(1);
+    site.progress_read = false;
+    site.progress_position = Offset(0);
+    site.heard(vec![], Offset(256), Offset(300));
+    assert!(!site.progress_read);
+    site.heard(vec![], Offset(300), Offset(300));
+    assert!(site.progress_read);
+}
+
+#[test]
+fn readers_come_when_git_shows_what_the_log_held() {
+    let (mut world, mut site) = ready();
+    world.push(&mut site, 2, None, 7);
+    drop(site);
+    // The journal is lost, and somebody holds the refs' locks.
+    (world.ready, world.waiting, world.locked) = (false, vec![], true);
+    world.table.clear();
+    let mut site = world.start(2);
+    world.pass(&mut site, Duration::from_secs(5));
+    assert!(!world.ready);
+    world.locked = false;
+    world.pass(&mut site, Duration::from_secs(2));
+    assert!(world.ready);
+}
+
+#[test]
+fn what_was_accepted_in_a_partition_that_stopped_is_not_republished() {
+    for stops in [false, true] {
+        let mut world = World::new();
+        world.tune = |config| config.partitions = PARTITIONS;
+        let mut site = world.start(1);
+        world.pass(&mut site, Duration::from_secs(3));
+        world.create(&mut site);
+        world.locked = true;
+        world.push(&mut site, 2, None, 7);
+        if stops {
+            let asked = world.waiting.iter().find_map(|effect| match effect {
+                Effect::Log(LogEffect::Read { op, topic, .. }) if *topic == Topic::PushData(home()) => Some(*op),
+                _ => None,
+            });
+            let (op, next) = (asked.expect("it waits for records"), Offset(1));
+            let shorter = LogInput::Read { op, records: vec![], next, end: next, start: Offset(0), epoch: 0 };
+            let effects = site.handle(world.now, Input::Log(shorter));
+            world.run(&mut site, effects);
+        }
+        world.locked = false;
+        world.pass(&mut site, Duration::from_secs(30));
+        let published = world.log.get(&Topic::Replicated).map_or(0, Vec::len);
+        assert_eq!(published, usize::from(!stops));
+    }
+}
