@@ -77,6 +77,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "bad-name",
             "large",
             "split",
+            "atomic-refused",
             "repo-created",
             "repo-deleted",
             "repo-configured",

@@ -131,7 +131,7 @@ pub enum Event {
     /// A client was answered: the push's place in [`Observed::pushes`].
     Answered { push: usize },
     /// An operator was answered, under the number that the adapter gave the order at that daemon.
-    Ordered { daemon: u64, order: PushId },
+    Ordered { daemon: u64, order: PushId, done: Option<(Partition, Offset)> },
     /// A ref of a repository changed at a site, by the daemon (`foreign: false`) or behind its back.
     RefSet { site: SiteId, repo: RepoName, name: RefName, from: Option<Oid>, to: Option<Oid>, foreign: bool },
     /// A daemon removed a repository, or put another life in its place: these refs are gone with it.

@@ -1,7 +1,7 @@
 //! What operators do: make, change and remove repositories, drain and evict sites and take them back. An order is
 //! repeated until it is done.
 
-use refrain_core::ids::PushId;
+use refrain_core::ids::{Offset, Partition, PushId};
 use refrain_core::names::{RefName, SiteId};
 use refrain_core::port::{ClientInput, Input, Order};
 use refrain_core::record::{MemberState, RepoConfigured, Visibility};
@@ -132,12 +132,13 @@ impl World {
     }
 
     /// An order is answered.
-    pub(crate) fn ordered(&mut self, daemon: u64, id: PushId, outcome: Result<(), String>) {
-        self.emit(&Event::Ordered { daemon, order: id });
+    pub(crate) fn ordered(&mut self, daemon: u64, id: PushId, outcome: Result<(Partition, Offset), String>) {
+        let done = outcome.as_ref().ok().copied();
+        self.emit(&Event::Ordered { daemon, order: id, done });
         let Some(at) = self.daemons[daemon as usize].orders.remove(&id) else { return };
         let order = self.clients.tasks[at].order.clone();
         let done = match (&order, outcome) {
-            (_, Ok(())) => true,
+            (_, Ok(_)) => true,
             (Order::CreateRepo { .. }, Err(why)) => why.contains("exists"),
             (Order::DeleteRepo { .. } | Order::ConfigureRepo { .. }, Err(why)) => why.contains("no such repository"),
             (Order::ChangeMember { .. }, Err(_)) => false,

@@ -36,7 +36,7 @@ pub struct Scenario {
     pub faults: Option<Vec<String>>,
     /// Workload features and fault classes that are off.
     pub without: Vec<String>,
-    /// Kinds of pushes that come fifty times as often as they would.
+    /// Kinds of pushes that come fifty times as often as they would, or at all.
     pub often: Vec<String>,
     /// `log`, `sites:N`, `all`; absent: drawn for each site.
     pub ack: Option<String>,
@@ -196,6 +196,7 @@ const BUILT_IN_COVERS: &[&str] = &[
     "world.pack-in-chunks",
     "world.pack-from-chunks",
     "world.record-of-shadow",
+    "workload.atomic-refused",
 ];
 
 /// Workload features that a scenario can switch off.
@@ -216,6 +217,7 @@ pub const FEATURES: &[&str] = &[
     "member",
     "several-refs",
     "rush",
+    "atomic-refused",
 ];
 
 impl Scenario {
@@ -224,7 +226,8 @@ impl Scenario {
     pub fn built_in() -> Self {
         let faults = Kind::ALL.iter().filter(|kind| kind.keeps_the_log()).map(|kind| format!("fault.{}", kind.name()));
         let others = BUILT_IN_COVERS.iter().map(|mark| (*mark).to_string());
-        Self { covers: faults.chain(others).collect(), covers_from: 50, ..Self::default() }
+        let often = vec!["atomic-refused".to_string()];
+        Self { covers: faults.chain(others).collect(), covers_from: 50, often, ..Self::default() }
     }
 
     /// Reads a file. The error names what is wrong with it.

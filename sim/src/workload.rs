@@ -50,11 +50,12 @@ enum Intent {
     BadName,
     Large,
     Split,
+    AtomicRefused,
 }
 
 /// Parts of a thousand, and the feature that switches each off. Rushes, crowds and retries draw nothing here, so that
 /// of all pushes about half as many are atomic, deletions and forced as these numbers say: 10 %, 5 % and 5 %.
-const INTENTS: [(Intent, u64, &str); 14] = [
+const INTENTS: [(Intent, u64, &str); 15] = [
     (Intent::Update, 250, ""),
     (Intent::Create, 100, ""),
     (Intent::Delete, 120, "delete"),
@@ -69,6 +70,8 @@ const INTENTS: [(Intent, u64, &str); 14] = [
     (Intent::BadName, 4, "bad-name"),
     (Intent::Large, 5, "large"),
     (Intent::Split, 2, "split"),
+    // Only where `often` names it.
+    (Intent::AtomicRefused, 0, "atomic-refused"),
 ];
 
 /// How much more often a scenario's `often` makes a kind of push.
@@ -234,8 +237,9 @@ impl World {
 
     fn draw_intent(&mut self) -> Intent {
         let often = |feature: &str| self.plan.often.iter().any(|name| name == feature);
-        let intents = INTENTS
-            .map(|(intent, parts, feature)| (intent, if often(feature) { parts * OFTEN } else { parts }, feature));
+        let intents = INTENTS.map(|(intent, parts, feature)| {
+            (intent, if often(feature) { parts.max(1) * OFTEN } else { parts }, feature)
+        });
         let mut drawn = self.clients.rng.below(intents.iter().map(|(_, parts, _)| parts).sum());
         for (intent, parts, feature) in intents {
             if drawn < parts {
@@ -272,6 +276,7 @@ impl World {
                 self.invite_to_split(host, repo);
                 Some(self.draft_split(host, repo))
             }
+            Intent::AtomicRefused => Some(self.draft_refused_atomic(host, repo, refs)),
             Intent::Atomic | Intent::Several => Some(self.draft_several(refs, intent == Intent::Atomic)),
             Intent::RepeatRefused => self.draft_repeated(person, refs),
             Intent::Stale => self.draft_stale(person, repo, refs),
@@ -294,6 +299,7 @@ impl World {
             Intent::BadName => "bad-name",
             Intent::Large => "large",
             Intent::Split => "split",
+            Intent::AtomicRefused => "atomic-refused",
             _ => return,
         };
         self.coverage.mark("workload", word);
@@ -448,6 +454,18 @@ impl World {
             updates.push(Wish { name, old, new: Some(new) });
         }
         Draft { atomic: false, updates, and_back: false }
+    }
+
+    /// Several refs, all or none: beside a name that no ref can have, or more than a record holds.
+    fn draft_refused_atomic(&mut self, host: usize, repo: &RepoName, refs: &[(RefName, Oid)]) -> Draft {
+        if self.clients.rng.below(20) == 0 {
+            return Draft { atomic: true, ..self.draft_split(host, repo) };
+        }
+        let mut draft = self.draft_several(refs, true);
+        let place = self.clients.rng.below(draft.updates.len() as u64 + 1) as usize;
+        let new = Some(self.new_commit(Vec::new()));
+        draft.updates.insert(place, Wish { name: "refs/heads/a..b".to_string(), old: None, new });
+        draft
     }
 
     fn remember(&mut self, person: usize, repo: &RepoName, name: &RefName, value: Oid) {

@@ -73,6 +73,11 @@ impl AcknowledgedSurvives {
     fn answered(&mut self, seen: &Observed, push: &ClientPush) -> Vec<Violation> {
         let mut found = Vec::new();
         let mut together: Option<BTreeSet<(Partition, Offset)>> = None;
+        let fine = push.answers.iter().flatten().filter(|answer| **answer == Answer::Ok).count();
+        if push.atomic && fine > 0 && fine < push.updates.len() {
+            let what = format!("atomic push {} was answered ok for {fine} of {} refs", push.id, push.updates.len());
+            found.push(broken(NAME, what));
+        }
         let answers = push.answers.iter().flatten();
         for (wish, _) in push.updates.iter().zip(answers).filter(|(_, answer)| **answer == Answer::Ok) {
             let said = Said::by_client(seen, push, wish);

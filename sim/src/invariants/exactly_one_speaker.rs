@@ -58,6 +58,7 @@ impl Invariant for ExactlyOneSpeaker {
                 self.looked_at.insert(*partition, *offset);
                 self.counted(*partition, *offset, &record.header, is_start).into_iter().collect()
             }
+            Event::Appended { partition, offset } => copied_badly(seen, *partition, *offset).into_iter().collect(),
             Event::Tick => {
                 self.ticks += 1;
                 Vec::new()
@@ -65,6 +66,14 @@ impl Invariant for ExactlyOneSpeaker {
             _ => Vec::new(),
         }
     }
+}
+
+/// A copy of the membership that leaves out an epoch which an eviction ended would let that instance speak again.
+fn copied_badly(seen: &Observed, partition: Partition, offset: Offset) -> Option<Violation> {
+    let [decides, copies] = [Partition(0), partition].map(|it| seen.naive.partitions.get(&it));
+    let (decided, copied) = (decides?.evictions(), copies?.evictions());
+    let what = format!("partition {partition} offset {offset}: of version {} ended {:?}", copied.0, copied.1);
+    (copied.0 == decided.0 && copied.1 != decided.1).then(|| broken(NAME, format!("{what}, not {:?}", decided.1)))
 }
 
 impl ExactlyOneSpeaker {

@@ -1,5 +1,6 @@
 //! Nobody goes on with another log than the one folded: once the log lost durable records, whoever had folded one of
-//! them judges nothing of what came after, says that the partition has stopped, and takes no push there. Nor does anybody
+//! them judges nothing of what came after, says that the partition has stopped, takes no push there and publishes
+//! nothing of it. Nor does anybody
 //! jump over records that the log no longer has when they would be folded. And who has folded nothing but what the log
 //! still holds does not stop, unless another site's fold differs.
 //!
@@ -71,6 +72,11 @@ impl Invariant for LostLogStops {
             }
             Event::Judged { daemon, partition, offset, .. } => {
                 found.extend(self.judges((*daemon, *partition), *offset));
+            }
+            Event::Publishing { daemon, partition, offset } if self.halted.contains_key(&(*daemon, *partition)) => {
+                found.push(format!(
+                    "daemon {daemon} has stopped partition {partition} and publishes its offset {offset}"
+                ));
             }
             Event::Answered { push } => found.extend(self.answers(seen, *push)),
             Event::AtRest => found.extend(self.silent(seen)),
@@ -256,6 +262,15 @@ mod tests {
         assert_eq!(run(&mut check, &world, &[judged(0), begins(4), judged(2)]), []);
         assert_eq!(run(&mut check, &world, &[judged(4)]).len(), 1, "a jump");
         assert_eq!(run(&mut check, &world, &[Event::AtRest]).len(), 1, "silent");
+    }
+
+    #[test]
+    fn a_publication_of_a_stopped_partition_is_found() {
+        let world = reading();
+        let publishing = Event::Publishing { daemon: 0, partition: P0, offset: Offset(1) };
+        let mut check = LostLogStops::default();
+        assert_eq!(run(&mut check, &world, &[judged(0), judged(1), publishing.clone(), lost(1), halted()]), []);
+        assert_eq!(run(&mut check, &world, &[publishing]).len(), 1);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(super) struct OkAsPromised {
     /// Refs that somebody changed behind the daemon, until it set them itself again.
     foreign: BTreeSet<(SiteId, RepoName, RefName)>,
     known: Known,
+    /// Daemons that know that their site is being drained, and the first push handed over since.
+    drained: BTreeMap<u64, usize>,
 }
 
 impl Invariant for OkAsPromised {
@@ -50,6 +52,22 @@ impl Invariant for OkAsPromised {
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         self.known.follow(seen, event);
+        if let Event::Judged { site, daemon, partition: Partition(0), .. } = event {
+            let state = self.known.members(*daemon, 0).and_then(|members| members.get(site)).map(|(state, _)| *state);
+            if state == Some(MemberState::Draining) {
+                self.drained.entry(*daemon).or_insert(seen.pushes.len());
+            } else {
+                self.drained.remove(daemon);
+            }
+        }
+        if let Event::Answered { push: at } = event
+            && let push = &seen.pushes[*at]
+            && self.drained.get(&push.daemon).is_some_and(|first| at >= first)
+            && push.answers.iter().flatten().any(|answer| *answer == Answer::Ok)
+        {
+            let what = format!("push {} at {} was taken, although the site is being drained", push.id, push.site);
+            return vec![broken(NAME, what)];
+        }
         match event {
             Event::Appended { partition, offset } => {
                 self.records.add(seen, *partition, *offset);

@@ -32,11 +32,15 @@ impl Invariant for OrdersAnsweredOnce {
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
-        let Event::Ordered { daemon, order } = event else { return Vec::new() };
+        let Event::Ordered { daemon, order, done } = event else { return Vec::new() };
         let wrong = if !seen.orders.contains(&(*daemon, *order)) {
             "that nobody gave it"
         } else if !self.answered.insert((*daemon, *order)) {
             "again"
+        } else if done.is_some_and(|(at, offset)| {
+            seen.naive.decision(at, offset).is_none_or(|decision| decision.words != ["counted"])
+        }) {
+            "that it is done, and its record does not count"
         } else {
             return Vec::new();
         };
@@ -54,7 +58,7 @@ mod tests {
         let mut world = World::opened(&["ams"]);
         world.seen.orders.insert((0, PushId(7)));
         let mut check = OrdersAnsweredOnce::default();
-        let answer = |order| Event::Ordered { daemon: 0, order: PushId(order) };
+        let answer = |order| Event::Ordered { daemon: 0, order: PushId(order), done: None };
         assert_eq!(run(&mut check, &world, &[answer(7)]), []);
         assert_eq!(run(&mut check, &world, &[answer(7)]).len(), 1, "again");
         assert_eq!(run(&mut check, &world, &[answer(8)]).len(), 1, "to nobody");

@@ -96,6 +96,11 @@ pub struct PartitionState {
 }
 
 impl PartitionState {
+    /// The membership's version, and the epochs that evictions ended so far.
+    pub fn evictions(&self) -> (u64, &BTreeMap<SiteId, Epoch>) {
+        (self.version, &self.ended)
+    }
+
     /// Who speaks for a site, if anybody may.
     pub fn in_force(&self, site: &SiteId) -> Option<(Epoch, Instance)> {
         let ended = self.ended.get(site).copied().unwrap_or_default();

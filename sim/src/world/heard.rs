@@ -9,7 +9,7 @@ impl World {
     pub(super) fn hand_to_client(&mut self, daemon: u64, effect: ClientEffect) {
         match effect {
             ClientEffect::Reply { id, answers, remote } => self.replied(daemon, id, answers, remote),
-            ClientEffect::Ordered { id, outcome } => self.ordered(daemon, id, outcome.map(|_| ())),
+            ClientEffect::Ordered { id, outcome } => self.ordered(daemon, id, outcome),
             ClientEffect::Notice(notice) => self.noticed(daemon, notice),
             ClientEffect::Exit { code, .. } => {
                 if code == 75 {
