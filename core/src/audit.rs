@@ -275,3 +275,146 @@ impl Watch {
         self.repos.len() + self.lives.len() + self.refs.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::sync::Arc;
+    use alloc::vec;
+
+    use super::*;
+    use crate::config::{Config, RefDb};
+    use crate::ids::Offset;
+    use crate::names::SiteId;
+    use crate::port::{ClientEffect, Effect, Notice};
+    use crate::refdb::Fold;
+
+    fn part() -> Part {
+        let ams = SiteId::parse("ams").expect("valid");
+        let config = Arc::new(Config::new(ams.clone(), vec![ams], 1));
+        let mut control = Fold::new(Partition(0), RefDb::Log, Mutants::none()).control().clone();
+        control.next = Offset(10_000);
+        Part::new(Instant::default(), Partition(0), config, Some(control), vec![])
+    }
+
+    fn repo(name: &str) -> RepoName {
+        RepoName::parse(name).expect("valid")
+    }
+
+    fn name(at: usize) -> RefName {
+        RefName::parse(&format!("refs/heads/b{at:05}")).expect("valid")
+    }
+
+    fn entry(value: Oid) -> RefEntry {
+        RefEntry { value, since: Offset(7), time_ms: 0, site: SiteId::parse("ams").expect("valid") }
+    }
+
+    /// Who is said to have been changed, and from where Git is asked to go on.
+    fn compared(git: Vec<(RefName, Oid)>, table: Vec<RefName>) -> (Vec<RefName>, Option<RefName>) {
+        let (mut out, mut parts, life) = (Out::default(), [part()], Incarnation(5));
+        let mut audit = Audit::new(Mutants::none());
+        parts[0].watch();
+        assert!(parts[0].look_at(&repo("demo"), life));
+        let subject = Subject { partition: Partition(0), repo: repo("demo"), life, refs: (Digest(0), 0) };
+        audit.step = Step::Comparing(subject, None, git);
+        audit.last_batch = true;
+        let row = |name| (Partition(0), TableKey::Ref(life, name), TableEntry::Ref(entry(Oid([1; 20]))));
+        audit.rows(Now::default(), &mut out, &mut parts, table.into_iter().map(row).collect());
+        let (mut told, mut on) = (vec![], None);
+        for effect in out.take() {
+            match effect {
+                Effect::Client(ClientEffect::Notice(Notice::ForeignRef { name, .. })) => told.push(name),
+                Effect::Git(GitEffect::ReadRefs { after, .. }) => on = after,
+                _ => {}
+            }
+        }
+        (told, on)
+    }
+
+    #[test]
+    fn the_last_ref_of_a_page_is_compared_too() {
+        let mut git: Vec<_> = (0..AUDIT_PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
+        git[AUDIT_PAGE - 1].1 = Oid([2; 20]);
+        let last = name(AUDIT_PAGE - 1);
+        let (told, on) = compared(git, (0..AUDIT_PAGE).map(name).collect());
+        assert_eq!((told, on), (vec![last.clone()], Some(last)));
+    }
+
+    #[test]
+    fn what_only_one_of_two_pages_covers_is_left_for_the_next() {
+        // Somebody removed the first ref, so Git's page ends one name later than the table's.
+        let git = (1..=AUDIT_PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
+        let (told, on) = compared(git, (0..AUDIT_PAGE).map(name).collect());
+        assert_eq!((told, on), (vec![name(0)], Some(name(AUDIT_PAGE - 1))));
+        // And somebody made one: the table's page ends later.
+        let git: Vec<_> = (0..AUDIT_PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
+        let (told, on) = compared(git, (1..=AUDIT_PAGE).map(name).collect());
+        assert_eq!((told, on), (vec![name(0)], Some(name(AUDIT_PAGE - 1))));
+    }
+
+    #[test]
+    fn a_round_goes_on_behind_a_full_batch() {
+        let (mut out, mut parts) = (Out::default(), [part()]);
+        let mut audit = Audit::new(Mutants::none());
+        audit.step(Now::default(), &mut out, &mut parts);
+        let all: Vec<RepoName> = (0..AUDIT_BATCH).map(|at| repo(&format!("r{at:03}"))).collect();
+        let row = |name: &RepoName| {
+            let head = RefName::parse("refs/heads/main").expect("valid");
+            let entry = RepoEntry {
+                incarnation: Incarnation(1),
+                head,
+                description: Default::default(),
+                deny_deletes: false,
+                deny_non_fast_forwards: false,
+                read_only: None,
+                visibility: crate::record::Visibility::Applied,
+                refs_digest: Digest(0),
+                refs: 0,
+                recent: vec![],
+            };
+            (Partition(0), TableKey::Repo(name.clone()), TableEntry::Repo(entry))
+        };
+        out.take();
+        audit.rows(Now::default(), &mut out, &mut parts, all.iter().map(row).collect());
+        audit.digests(Now::default(), &mut out, &mut parts, vec![None; AUDIT_BATCH]);
+        let asked = out.take().into_iter().find_map(|effect| match effect {
+            Effect::Journal(JournalEffect::ReadRows { rows: Rows::Repos { after }, .. }) => Some(after),
+            _ => None,
+        });
+        assert_eq!(asked, Some(Some((Partition(0), all[AUDIT_BATCH - 1].clone()))));
+    }
+
+    #[test]
+    fn nothing_is_said_of_what_was_overtaken_before_the_start() {
+        let mark = part().consumer.mark(Offset(10_000));
+        assert!(mark.applied(Offset(5)) && !mark.flushed(Offset(5)));
+    }
+
+    #[test]
+    fn a_repository_with_work_under_way_is_looked_at_ref_by_ref() {
+        let (mut out, mut parts) = (Out::default(), [part()]);
+        let life = Incarnation(5);
+        parts[0].cache.set(TableKey::Ref(life, name(0)), None);
+        let head = RefName::parse("refs/heads/main").expect("valid");
+        let of = RepoEntry {
+            incarnation: life,
+            head,
+            description: Default::default(),
+            deny_deletes: false,
+            deny_non_fast_forwards: false,
+            read_only: None,
+            visibility: crate::record::Visibility::Applied,
+            refs_digest: Digest(0),
+            refs: 0,
+            recent: vec![],
+        };
+        parts[0].cache.set(TableKey::Repo(repo("demo")), Some(TableEntry::Repo(of)));
+        parts[0].watch();
+        let subject = Subject { partition: Partition(0), repo: repo("demo"), life, refs: (Digest(0), 0) };
+        let mut audit = Audit::new(Mutants::none());
+        audit.last_batch = true;
+        audit.step = Step::Digesting(vec![subject]);
+        audit.digests(Now::default(), &mut out, &mut parts, vec![Some((Digest(1), 1))]);
+        assert!(out.take().iter().any(|effect| matches!(effect, Effect::Git(GitEffect::ReadRefs { .. }))));
+    }
+}

@@ -107,6 +107,10 @@ impl Consumer {
         };
         for (offset, work) in work {
             consumer.journalled.insert(offset);
+            // The former start may have held its objects.
+            if let Work::Push(push) = &work {
+                consumer.repos.entry(push.repo.clone()).or_default().kept.insert(offset);
+            }
             // The wait for the other sites begins anew: how long it lasted before nobody knows.
             consumer.take(at, offset, work, Source::Log);
         }

@@ -251,3 +251,43 @@ impl Cache {
         self.slots.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn saved(cache: &mut Cache) {
+        let (round, _) = cache.commit();
+        cache.committed(round);
+        cache.evict(&BTreeSet::new());
+    }
+
+    #[test]
+    fn an_answer_that_was_asked_for_before_a_change_brings_no_old_value_back() {
+        let key = TableKey::Dir(Incarnation(1), Arc::from("refs/heads/a"));
+        let mut cache = Cache::default();
+        cache.read_started(core::slice::from_ref(&key));
+        cache.read_started(core::slice::from_ref(&key));
+        cache.set(key.clone(), Some(TableEntry::Dir(2)));
+        cache.read_done(vec![(key.clone(), Some(TableEntry::Dir(1)))]);
+        assert_eq!(cache.get(&key), Some(&TableEntry::Dir(2)), "not saved yet");
+        saved(&mut cache);
+        assert_eq!(cache.len(), 1, "another answer is on its way");
+        cache.read_done(vec![(key.clone(), Some(TableEntry::Dir(1)))]);
+        assert_eq!(cache.get(&key), Some(&TableEntry::Dir(2)));
+        saved(&mut cache);
+        assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn a_repository_that_is_gone_is_unsaved_until_the_journal_knows() {
+        let demo = RepoName::parse("demo").expect("valid");
+        let mut cache = Cache::default();
+        cache.set(TableKey::Repo(demo.clone()), None);
+        assert_eq!(cache.unsaved_lives(), [(demo, None)].into());
+        saved(&mut cache);
+        assert!(cache.unsaved_lives().is_empty());
+    }
+}

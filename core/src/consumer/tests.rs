@@ -1,5 +1,11 @@
 //! A projection by itself: what its proofs may stop at, and what it asks the log for.
 
+mod journalled;
+mod keeps;
+mod objects;
+mod shapes;
+mod strayed;
+
 use alloc::vec;
 
 use super::*;
@@ -103,4 +109,48 @@ fn an_answer_about_a_ref_of_a_former_life_says_nothing_of_the_next() {
     consumer.ensured(now, &mut out, &repo, true);
     consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
     assert_eq!(last_edit(&out.take()), Some((None, Some(oid(2)))));
+}
+
+fn replicated(work: Work) -> Work {
+    let Work::Push(push) = work else { unreachable!("these tests make pushes only") };
+    Work::Push(PushWork { replicated: true, ..push })
+}
+
+fn deletion(name: &str, from: Oid) -> Work {
+    let Work::Push(push) = push(name, None, from, vec![]) else { unreachable!("these tests make pushes only") };
+    Work::Push(PushWork { changes: vec![Change { name: branch(name), from: Some(from), new: None }], ..push })
+}
+
+fn other() -> RepoName {
+    RepoName::parse("other").expect("valid")
+}
+
+fn elsewhere(work: Work) -> Work {
+    let Work::Push(push) = work else { unreachable!("these tests make pushes only") };
+    Work::Push(PushWork { repo: other(), ..push })
+}
+
+fn at(millis: u64) -> Now {
+    Now { at: Instant::default() + core::time::Duration::from_millis(millis), ..Now::default() }
+}
+
+fn made(life: u64) -> Option<RepoShape> {
+    Some(RepoShape { incarnation: Incarnation(life), head: branch("refs/heads/main") })
+}
+
+/// All that is done becomes durable.
+fn rest(consumer: &mut Consumer) {
+    for _ in 0..2 {
+        let (round, _) = consumer.begin_flush();
+        consumer.flushed(round);
+        consumer.commit();
+    }
+}
+
+/// The last edit, and whether what is there is to be held first.
+fn holds_found(effects: &[Effect]) -> Option<bool> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Git(GitEffect::SetRefs { edits, .. }) => edits.first().map(|edit| edit.found),
+        _ => None,
+    })
 }

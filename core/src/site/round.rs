@@ -8,7 +8,7 @@ use super::Site;
 use crate::aggregator::Accepted;
 use crate::config::{IDLE_ROUND_AFTER, ROUND_AFTER};
 use crate::ids::{Offset, Partition};
-use crate::journal::Commit;
+use crate::journal::{Commit, Session as Stored};
 use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::port::{GitEffect, JournalEffect, Now, Owner};
@@ -22,8 +22,9 @@ enum Phase {
     Idle,
     /// Files are being flushed; per partition, the flush that this is and its repositories.
     Flushing(Vec<(u64, BTreeSet<RepoName>)>),
-    /// The journal is being written; per partition, the cache's round, and what may be said once it is durable.
-    Committing(Vec<u64>, BTreeMap<Partition, Mark>),
+    /// The journal is being written; per partition, the cache's round, and what may be said once it is durable; and the
+    /// session, if it is part of that.
+    Committing(Vec<u64>, BTreeMap<Partition, Mark>, Option<Stored>),
 }
 
 /// The site's round.
@@ -115,19 +116,22 @@ impl Site {
             mark.mark = part.fold.control().mark;
             marks.insert(part.partition, mark);
         }
-        self.round.phase = Phase::Committing(rounds, marks);
+        self.round.phase = Phase::Committing(rounds, marks, commit.session);
         let op = self.out.ask(Owner::Commit);
         self.out.journal(JournalEffect::Commit { op, commit });
     }
 
     /// The answer to [`JournalEffect::Commit`].
     pub(super) fn committed(&mut self, now: Now) {
-        let Phase::Committing(rounds, marks) = core::mem::take(&mut self.round.phase) else { return };
+        let Phase::Committing(rounds, marks, session) = core::mem::take(&mut self.round.phase) else { return };
         for (part, round) in self.parts.iter_mut().zip(rounds) {
             part.cache.committed(round);
             part.evict();
         }
-        self.session.is_stored = true;
+        // It may have changed since the commit was sent; then the next one carries it.
+        if session == Some(self.session.stored) {
+            self.session.is_stored = true;
+        }
         self.round.marks = marks;
         self.round.reportable = true;
         self.round.not_before = now.at + ROUND_AFTER;

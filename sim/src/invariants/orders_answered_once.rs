@@ -27,10 +27,6 @@ impl Invariant for OrdersAnsweredOnce {
         "an operator's order is answered once, and no answer is to nobody"
     }
 
-    fn presumes_log(&self) -> bool {
-        false
-    }
-
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         let Event::Ordered { daemon, order, done } = event else { return Vec::new() };
         let wrong = if !seen.orders.contains(&(*daemon, *order)) {

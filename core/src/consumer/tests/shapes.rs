@@ -1,0 +1,136 @@
+//! Repositories that come, go and wait, and a rebuild that fills memory.
+
+use super::*;
+
+/// As much accepted work as a site takes before it knows the log's end.
+fn full() -> Consumer {
+    let work = (0..PENDING_MAX as u64).map(|at| (Offset(at), push("refs/heads/a", None, oid(1), vec![])));
+    consumer(work.collect())
+}
+
+#[test]
+fn a_site_without_room_takes_objects_in_before_the_logs_end_and_sets_nothing() {
+    let (now, mut out) = (Now::default(), Out::default());
+    let mut consumer = full();
+    assert!(consumer.is_full() && !consumer.is_overfull());
+    consumer.pump_all(now, &mut out);
+    let effects = out.take();
+    let reads = |effect: &Effect| matches!(effect, Effect::Log(crate::port::LogEffect::Read { from: Offset(0), .. }));
+    assert!(effects.iter().any(reads), "it would never read on: {effects:?}");
+    assert_eq!(last_edit(&effects), None);
+}
+
+#[test]
+fn a_proof_before_the_logs_end_stops_at_no_ref() {
+    let (now, mut out) = (Now::default(), Out::default());
+    let mut consumer = full();
+    let have = Have { name: branch("refs/heads/x"), value: oid(3), since: None };
+    let Work::Push(work) = push("refs/heads/b", None, oid(2), vec![have]) else { unreachable!() };
+    let work = PushWork { repo: RepoName::parse("other").expect("valid"), ..work };
+    consumer.accept(now, &mut out, Offset(9_000), Work::Push(work), Source::Inline(Arc::from([])));
+    assert_eq!(hides(&out.take(), oid(2)), Some(vec![]), "a crash may have left any ref without its objects");
+}
+
+/// The shapes that repositories are to be given.
+fn shapes(effects: &[Effect]) -> Vec<Option<RepoShape>> {
+    let shapes = effects.iter().filter_map(|effect| match effect {
+        Effect::Git(GitEffect::EnsureRepo { shape, .. }) => Some(shape.clone()),
+        _ => None,
+    });
+    shapes.collect()
+}
+
+#[test]
+fn a_repository_that_could_not_be_made_is_tried_again() {
+    let (mut out, repo) = (Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(at(0), &mut out);
+    consumer.accept(at(0), &mut out, Offset(10), Work::Repo { repo: repo.clone(), shape: made(10) }, Source::Log);
+    assert_eq!(shapes(&out.take()), [made(10)]);
+    consumer.ensured(at(0), &mut out, &repo, false);
+    assert_eq!(consumer.poll_timeout(), Some(at(250).at));
+    consumer.wake(at(250), &mut out);
+    assert_eq!(shapes(&out.take()), [made(10)]);
+}
+
+#[test]
+fn each_that_waits_is_woken_at_its_own_moment() {
+    let (mut out, repo) = (Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(at(0), &mut out);
+    let pack = || Source::Inline(Arc::from([]));
+    // One is parked until 500 ms, the other's ref is tried again at 250 ms, and at 650 ms.
+    consumer.accept(at(0), &mut out, Offset(10), elsewhere(push("refs/heads/a", None, oid(1), vec![])), pack());
+    consumer.received(at(0), &mut out, &other(), Offset(10), crate::port::Received::Failed);
+    consumer.accept(at(0), &mut out, Offset(11), push("refs/heads/a", None, oid(1), vec![]), pack());
+    consumer.received(at(0), &mut out, &repo, Offset(11), crate::port::Received::Complete);
+    consumer.refs_set(at(0), &mut out, &repo, vec![crate::port::RefSet::Failed]);
+    assert_eq!(consumer.poll_timeout(), Some(at(250).at));
+    consumer.wake(at(250), &mut out);
+    consumer.received(at(300), &mut out, &repo, Offset(11), crate::port::Received::Complete);
+    consumer.refs_set(at(400), &mut out, &repo, vec![crate::port::RefSet::Failed]);
+    assert_eq!(consumer.poll_timeout(), Some(at(500).at));
+    consumer.wake(at(500), &mut out);
+    assert_eq!(consumer.poll_timeout(), Some(at(650).at));
+}
+
+#[test]
+fn a_push_to_an_ended_life_is_owed_until_git_shows_the_end() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let pack = Source::Inline(Arc::from([]));
+    consumer.accept(now, &mut out, Offset(10), push("refs/heads/a", None, oid(1), vec![]), pack);
+    // Its objects are on their way, so the repository cannot go yet.
+    consumer.accept(now, &mut out, Offset(11), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
+    assert!(consumer.is_pending(Offset(10)) && consumer.has_open_before(Offset(11)));
+    assert_eq!(consumer.mark(Offset(12)).except, [Offset(10), Offset(11)]);
+    let journalled: Vec<Offset> = consumer.commit().into_iter().map(|(_, offset, _)| offset).collect();
+    assert!(journalled.contains(&Offset(10)), "a restart would forget it");
+    // Another repository's end says nothing of it.
+    consumer.accept(now, &mut out, Offset(12), Work::Repo { repo: other(), shape: None }, Source::Log);
+    consumer.ensured(now, &mut out, &other(), true);
+    assert!(consumer.is_pending(Offset(10)));
+    consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Complete);
+    consumer.ensured(now, &mut out, &repo, true);
+    assert!(!consumer.is_pending(Offset(10)));
+}
+
+#[test]
+fn a_shape_that_was_made_is_not_the_one_that_was_asked_for_meanwhile() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let pack = Source::Inline(Arc::from([]));
+    consumer.accept(now, &mut out, Offset(10), Work::Repo { repo: repo.clone(), shape: made(10) }, Source::Log);
+    consumer.accept(now, &mut out, Offset(11), push_to(10, "refs/heads/a", None, oid(1), vec![]), pack);
+    consumer.accept(now, &mut out, Offset(12), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
+    out.take();
+    consumer.ensured(now, &mut out, &repo, true);
+    assert_eq!(shapes(&out.take()), [None]);
+    let (round, _) = consumer.begin_flush();
+    consumer.flushed(round);
+    assert_eq!(consumer.mark(Offset(13)).except, [Offset(11), Offset(12)]);
+}
+
+#[test]
+fn a_repository_that_was_made_is_flushed() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    consumer.accept(now, &mut out, Offset(10), Work::Repo { repo: repo.clone(), shape: made(10) }, Source::Log);
+    consumer.ensured(now, &mut out, &repo, true);
+    assert_eq!(consumer.begin_flush().1, [repo].into());
+}
+
+#[test]
+fn a_site_without_room_makes_a_repository_before_the_logs_end_only_where_none_is() {
+    let (now, mut out) = (Now::default(), Out::default());
+    let mut consumer = full();
+    consumer.accept(now, &mut out, Offset(9_000), Work::Repo { repo: other(), shape: made(9_000) }, Source::Log);
+    let only = |effect: &Effect| matches!(effect, Effect::Git(GitEffect::EnsureRepo { if_absent: true, .. }));
+    assert!(out.take().iter().any(only), "a later record may say otherwise");
+    consumer.accept(now, &mut out, Offset(9_001), Work::Repo { repo: other(), shape: None }, Source::Log);
+    consumer.ensured(now, &mut out, &other(), false);
+    assert_eq!(shapes(&out.take()), [], "nor takes it one away");
+}

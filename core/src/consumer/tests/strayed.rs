@@ -1,0 +1,121 @@
+//! Refs that somebody changed behind the daemon.
+
+use super::*;
+
+fn strayed(name: &str, value: Oid) -> Strayed {
+    let site = SiteId::parse("sfo").expect("valid");
+    let entry = crate::table::RefEntry { value, since: Offset(7), time_ms: 0, site };
+    Strayed { name: branch(name), actual: Some(oid(9)), entry: Some(entry) }
+}
+
+#[test]
+fn what_is_put_back_is_not_journalled_and_what_was_found_is_held() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let life = Incarnation(1);
+    consumer.put_back(now, &mut out, (&repo, life), vec![strayed("refs/heads/a", oid(1))], Offset(100));
+    // What somebody set there proves nothing about objects.
+    let have = Have { name: branch("refs/heads/a"), value: oid(1), since: None };
+    let pack = Source::Inline(Arc::from([]));
+    consumer.received(now, &mut out, &repo, Offset(99), crate::port::Received::Complete);
+    let effects = out.take();
+    assert_eq!((last_edit(&effects), holds_found(&effects)), (Some((Some(oid(9)), Some(oid(1)))), Some(true)));
+    consumer.accept(now, &mut out, Offset(100), push("refs/heads/b", None, oid(2), vec![have]), pack);
+    let hide = hides(&out.take(), oid(2)).expect("it is proved");
+    assert!(!hide.contains(&Hide::Shown(branch("refs/heads/a"))), "{hide:?}");
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    let journalled: Vec<Offset> = consumer.commit().into_iter().map(|(_, offset, _)| offset).collect();
+    assert_eq!(journalled, [Offset(100)]);
+    let (round, _) = consumer.begin_flush();
+    consumer.flushed(round);
+    assert_eq!(consumer.mark(Offset(101)).except, [Offset(100)]);
+}
+
+#[test]
+fn a_value_that_nobody_knows_is_held_before_it_is_overwritten() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let pack = || Source::Inline(Arc::from([]));
+    consumer.accept(now, &mut out, RECENT, push("refs/heads/a", None, oid(1), vec![]), pack());
+    consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
+    assert_eq!(holds_found(&out.take()), Some(false));
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Refused { actual: Some(oid(9)) }]);
+    assert_eq!(holds_found(&out.take()), Some(true));
+    // A later value comes before that is done: what it overwrites is ours.
+    consumer.accept(now, &mut out, Offset(21), push("refs/heads/a", Some(oid(1)), oid(2), vec![]), pack());
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.received(now, &mut out, &repo, Offset(21), crate::port::Received::Complete);
+    assert_eq!(holds_found(&out.take()), Some(false));
+}
+
+#[test]
+fn nothing_is_put_back_that_has_work_under_way() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let pack = || Source::Inline(Arc::from([]));
+    consumer.accept(now, &mut out, RECENT, push("refs/heads/a", None, oid(1), vec![]), pack());
+    let both = vec![strayed("refs/heads/a", oid(8)), strayed("refs/heads/b", oid(8))];
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), both, Offset(100));
+    let told = |effect: Effect| match effect {
+        Effect::Client(crate::port::ClientEffect::Notice(crate::port::Notice::ForeignRef { name, .. })) => Some(name),
+        _ => None,
+    };
+    assert_eq!(out.take().into_iter().filter_map(told).collect::<Vec<_>>(), [branch("refs/heads/b")]);
+    consumer.accept(now, &mut out, Offset(100), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/c", oid(8))], Offset(101));
+    assert_eq!(out.take().into_iter().filter_map(told).collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn what_is_put_back_takes_no_offset_that_a_question_or_a_keep_ref_may_use() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let first = replicated(push("refs/heads/a", None, oid(1), vec![]));
+    consumer.accept(now, &mut out, Offset(10), first, Source::Inline(Arc::from([])));
+    // It is overtaken while its objects are on their way, and all that came of it is durable.
+    consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    for _ in 0..2 {
+        let (round, _) = consumer.begin_flush();
+        consumer.flushed(round);
+        consumer.commit();
+    }
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    assert!(!consumer.pending.contains_key(&Offset(10)));
+    assert!(consumer.pending.contains_key(&Offset(9)));
+}
+
+#[test]
+fn what_is_put_back_takes_no_offset_whose_question_is_under_way() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let first = push("refs/heads/a", None, oid(1), vec![]);
+    consumer.accept(now, &mut out, Offset(10), first, Source::Inline(Arc::from([])));
+    consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    rest(&mut consumer);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9)], "the answer is not about this");
+}
+
+#[test]
+fn what_is_put_back_takes_no_offset_whose_keep_ref_is_still_there() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let first = replicated(push("refs/heads/a", None, oid(1), vec![]));
+    consumer.accept(now, &mut out, Offset(10), first, Source::Inline(Arc::from([])));
+    consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    // Another order to set refs is under way when the keep ref could go.
+    consumer.accept(now, &mut out, Offset(12), deletion("refs/heads/c", oid(1)), Source::Log);
+    consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Complete);
+    rest(&mut consumer);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9), &Offset(12)], "it would be released with it");
+}

@@ -1,0 +1,95 @@
+//! What a start, a commit and a late record leave to each other.
+
+use super::*;
+
+#[test]
+fn a_start_that_counts_while_a_commit_is_under_way_is_stored_by_the_next() {
+    let mut world = World::new();
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(1));
+    let first = world.session.counted.expect("it is ready");
+    drop(site);
+    (world.ready, world.waiting) = (false, vec![]);
+    // Its start gets lost, so the fold of the log is committed before it is sent again and counts.
+    world.fate = Fate::Lost;
+    let mut site = world.start(2);
+    assert_eq!(world.records(), ["log-opened", "site-started"]);
+    world.stalled = true;
+    world.pass(&mut site, Duration::from_secs(2));
+    assert_eq!(world.records(), ["log-opened", "site-started", "site-started"]);
+    assert_eq!(world.held.len(), 1);
+    world.stalled = false;
+    let held = core::mem::take(&mut world.held);
+    world.run(&mut site, held);
+    world.pass(&mut site, Duration::from_secs(3));
+    assert!(world.ready);
+    assert_ne!(world.session.counted, Some(first), "its successor takes it for a foreign instance");
+}
+
+#[test]
+fn a_report_that_names_not_all_exceptions_has_no_digest() {
+    let mut world = World::new();
+    world.fails = true;
+    let garbage: Arc<[u8]> = Arc::from(*b"no record");
+    world.log.insert(Topic::PushData(Partition(0)), vec![garbage; 100]);
+    let ams = SiteId::parse("ams").expect("valid");
+    let config = Config::new(ams.clone(), vec![ams.clone()], 1);
+    let mut control = crate::refdb::Fold::new(Partition(0), config.refdb, config.mutants).control().clone();
+    control.next = Offset(100);
+    let push = |at: u64| {
+        let name = RefName::parse(&alloc::format!("refs/heads/b{at}")).expect("valid");
+        let change = crate::journal::Change { name, from: None, new: Some(Oid([1; 20])) };
+        let work = crate::journal::PushWork {
+            repo: RepoName::parse("demo").expect("valid"),
+            incarnation: crate::ids::Incarnation(1),
+            origin: ams.clone(),
+            replicated: false,
+            changes: vec![change],
+            haves: vec![],
+            pack: None,
+        };
+        (Partition(0), Offset(at), Work::Push(work))
+    };
+    let work = (0..crate::config::EXCEPTIONS_MAX as u64 + 3).map(push).collect();
+    let restored = Restored { session: world.session, controls: vec![control], work };
+    let (mut site, effects) = Site::start(world.now, config, restored, Rng::new(1));
+    world.run(&mut site, effects);
+    world.pass(&mut site, Duration::from_secs(2));
+    let mark = &site.round.marks[&Partition(0)];
+    assert_eq!((mark.next, mark.digest), (Offset(crate::config::EXCEPTIONS_MAX as u64), None));
+}
+
+#[test]
+fn the_journal_forgets_what_was_republished() {
+    let (mut world, mut site) = ready();
+    world.push(&mut site, 2, None, 7);
+    world.pass(&mut site, Duration::from_millis(100));
+    assert_eq!(world.accepted, [Offset(3)].into());
+    world.pass(&mut site, Duration::from_mins(2));
+    assert!(world.log.iter().any(|(topic, values)| *topic == Topic::Replicated && !values.is_empty()));
+    assert!(world.accepted.is_empty());
+}
+
+#[test]
+fn a_late_record_of_a_former_start_says_nothing_of_the_push_of_the_same_number() {
+    let (mut world, mut site) = ready();
+    world.cut_off = true;
+    world.push(&mut site, 2, None, 9);
+    let (topic, late) =
+        world.lost.iter().find(|(topic, _)| matches!(topic, Topic::PushData(_))).cloned().expect("sent");
+    drop(site);
+    (world.ready, world.waiting, world.cut_off, world.table) = (false, vec![], false, BTreeMap::new());
+    let mut site = world.start(2);
+    world.pass(&mut site, Duration::from_secs(2));
+    assert!(world.ready);
+    world.push(&mut site, 3, None, 7);
+    world.fate = Fate::Lost;
+    world.push(&mut site, 4, Some(7), 8);
+    let before = world.records().len();
+    world.log.entry(topic).or_default().push(late);
+    world.run(&mut site, vec![]);
+    assert_eq!(world.records()[before..], ["push"], "whether its own is there nobody knows yet");
+    world.pass(&mut site, Duration::from_secs(2));
+    assert_eq!(world.records()[before..], ["push", "barrier", "push"]);
+    assert_eq!(world.replies.last(), Some(&(PushId(4), vec![Answer::Ok])));
+}
