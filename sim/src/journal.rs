@@ -59,6 +59,11 @@ impl Journal {
         }
     }
 
+    /// Accepted pushes that are not done with, and those that may still be to republish.
+    pub fn open(&self) -> (Vec<(Partition, Offset)>, usize) {
+        (self.work.keys().copied().collect(), self.verdicts.len())
+    }
+
     /// What a daemon finds at its start.
     pub fn restored(&self) -> Restored {
         Restored {

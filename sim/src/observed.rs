@@ -71,6 +71,8 @@ pub struct SiteView {
     pub asked_in_vain: BTreeMap<RepoName, BTreeSet<(Oid, SiteId)>>,
     /// How far each site is behind, as this site's `status` says it once faults have stopped.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
+    /// What its disk holds at rest that nobody needs any more.
+    pub left: Vec<String>,
     /// How often its daemons looked at single refs because a repository's sum differed from the table's.
     pub looks: u64,
 }

@@ -15,6 +15,7 @@ mod lost_log_stops;
 mod memory_bounded;
 mod no_partition_stops;
 mod no_ref_goes_back;
+mod nothing_left_behind;
 mod nothing_left_open;
 mod nothing_reported_undurable;
 mod ok_as_promised;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<no_ref_goes_back::NoRefGoesBack>::default(),
         Box::<shown_when_replicated::ShownWhenReplicated>::default(),
         Box::<nothing_left_open::NothingLeftOpen>::default(),
+        Box::new(nothing_left_behind::NothingLeftBehind),
         Box::<nothing_reported_undurable::NothingReportedUndurable>::default(),
         Box::<aggregated_after_all::AggregatedAfterAll>::default(),
         Box::<aggregated_once::AggregatedOnce>::default(),

@@ -16,6 +16,9 @@ const QUIET: u64 = 40 * SECOND;
 /// start.
 const SHOWN_WITHIN: u64 = 240 * SECOND;
 
+/// A publication names up to so many that are published beyond one that waited; the journal forgets those with the next.
+const REPUBLISHED_MAX: usize = 64;
+
 /// Where a run stands.
 #[derive(Debug, Default)]
 pub struct Calm {
@@ -56,6 +59,7 @@ impl World {
                 self.check_sites();
             } else if now >= self.calm.quiet_since + QUIET {
                 self.refresh_views();
+                self.look_at_disks();
                 self.emit(&Event::AtRest);
                 return self.finish(End::Clean);
             }
@@ -174,6 +178,29 @@ impl World {
         self.emit(&Event::Tick);
         self.queue.after(SECOND, Happening::Tick);
         self.look_for_calm();
+    }
+
+    /// What the sites' disks hold that no rest should leave.
+    fn look_at_disks(&mut self) {
+        for host in self.hosts.iter().filter(|host| !host.shadow) {
+            let disk = &host.disk;
+            let mut left = Vec::new();
+            for (repo, extra) in disk.extras.iter().filter(|(_, extra)| !extra.keeps.is_empty()) {
+                left.push(format!("keep refs of {:?} in {repo}", extra.keeps.keys().collect::<Vec<_>>()));
+            }
+            if !disk.spools.is_empty() {
+                left.push(format!("spools {:?}", disk.spools.keys().collect::<Vec<_>>()));
+            }
+            let (work, verdicts) = disk.journal.open();
+            if !work.is_empty() || verdicts > REPUBLISHED_MAX {
+                left.push(format!("a journal with {work:?} to be done and {verdicts} pushes to republish"));
+            }
+            let pair = host.daemon.and_then(|daemon| self.observed.daemons.get(&daemon)).map(|it| (it.1, it.2));
+            if disk.journal.session.counted != pair {
+                left.push(format!("a journal that knows {:?} while {pair:?} speaks", disk.journal.session.counted));
+            }
+            self.observed.sites.get_mut(&host.site).expect("known").left = left;
+        }
     }
 
     fn refresh_views(&mut self) {
