@@ -131,6 +131,10 @@ mutants! {
     KeepsOfAllReleased = "keeps-of-all-released",
     /// The first ref that is set releases the keep refs of every earlier push to the repository.
     KeepsOfOtherRefsReleased = "keeps-of-other-refs-released",
+    /// Keep refs that a former start took are released by nobody.
+    FormerKeepsForgotten = "former-keeps-forgotten",
+    /// A start that counts while a commit is under way counts as stored by it.
+    StartNotStored = "start-not-stored",
     /// What cannot be set for a while is not held against gc.
     RetriedUnkept = "retried-unkept",
     /// A ref that is done with leaves the journal before the flush that makes it so.

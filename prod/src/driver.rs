@@ -191,7 +191,7 @@ pub fn start(config: Config, places: Places, log: LogPort, peers: Peers) -> Resu
     let journal = Arc::new(Journal::open(&places.state.join("journal.redb"))?);
     let restored = journal.restore()?;
     let git = git::GitPort::new(places.clone(), peers, facts.clone(), held.clone())?;
-    git.sweep()?;
+    git.sweep(&restored.work)?;
     let clients = clients::listen(&places, facts.clone(), journal.clone())?;
     let (is_ready, ready) = watch::channel(false);
     let seed = seed().context("cannot read random numbers from the system")?;

@@ -68,6 +68,27 @@ fn a_replicated_push_is_shown_after_the_flip_timeout_where_it_is_staged_and_late
     clean(&world, "r");
 }
 
+#[test]
+fn what_holds_a_push_that_is_done_with_goes_at_the_next_start() {
+    let world = world("");
+    let daemon = world.serve();
+    world.create("r");
+    let ann = world.client("ann", "r");
+    let commit = ann.commit("a", "one");
+    ann.push("ams", &["main"]).expect_ok();
+    settled(&world, "r");
+    daemon.kill();
+    // As if the daemon had died between the journal's last word on the push and the order to let go of it.
+    let name = format!("refs/refrain/keep/7-{commit}");
+    for site in SITES {
+        assert!(world.git_at(site, "r", &["update-ref", &name, &commit]).status.success());
+    }
+    let _daemon = world.serve();
+    eventually("what was held is let go", || !SITES.iter().any(|site| has_staged(&world, site)));
+    settled(&world, "r");
+    clean(&world, "r");
+}
+
 /// Pushes once while nobody else can say that it has it and once while all can; with which sites silent.
 fn acknowledged(ack: &str, too_few: &[&str], enough: &[&str]) {
     let world = world(&format!("ack = \"{ack}\"\ntimeout = \"8s\""));

@@ -13,8 +13,8 @@ pub enum Kind {
     AppendUnknown,
     /// The log answers nobody.
     LogDown,
-    /// The log loses what was durable: it is put back to an old copy, made anew, or begins later than it did. No promise
-    /// about the log's content holds then, so only scenarios that name it have it.
+    /// The log loses what was durable: it is put back to an old copy, made anew, or begins later than it did. Most
+    /// promises are void then, so only scenarios that name it have it.
     LogLost,
     /// Offsets are skipped, as by transaction markers.
     OffsetGaps,

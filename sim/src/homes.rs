@@ -27,6 +27,8 @@ pub fn home(mutant: Mutant) -> Scenario {
         ConfigOfAnyLife => "mixed/recreated",
         KeepsOfAllReleased => "regressions/keep-of-another-ref",
         KeepsOfOtherRefsReleased => "regressions/keep-of-another-ref",
+        FormerKeepsForgotten => "mixed/replicated",
+        StartNotStored => "mixed/replicated",
         RetriedUnkept => "regressions/keep-of-another-ref",
         TrimBeforeFlush => "faults/power",
         AckOldInstance => "mixed/everything",

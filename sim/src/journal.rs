@@ -5,8 +5,8 @@ use std::ops::Bound;
 
 use refrain_core::aggregator::Accepted;
 use refrain_core::ids::{Offset, Partition};
-use refrain_core::journal::{Commit, Restored, Session, Work};
-use refrain_core::names::RefName;
+use refrain_core::journal::{Commit, PushWork, Restored, Session, Work};
+use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::Rows;
 use refrain_core::refdb::Control;
 use refrain_core::table::{TableEntry, TableKey};
@@ -59,9 +59,12 @@ impl Journal {
         }
     }
 
-    /// Accepted pushes that are not done with, and those that may still be to republish.
-    pub fn open(&self) -> (Vec<(Partition, Offset)>, usize) {
-        (self.work.keys().copied().collect(), self.verdicts.len())
+    /// Accepted work that is not done with, and how many pushes may still be to republish.
+    pub fn open(&self) -> (Vec<(&RepoName, Offset)>, usize) {
+        let open = self.work.iter().map(|((_, offset), work)| match work {
+            Work::Push(PushWork { repo, .. }) | Work::Repo { repo, .. } => (repo, *offset),
+        });
+        (open.collect(), self.verdicts.len())
     }
 
     /// What a daemon finds at its start.

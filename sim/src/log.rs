@@ -151,8 +151,8 @@ impl Log {
         Batch { records, next, end: lane.end, start: lane.start, epoch: self.epoch }
     }
 
-    /// An old copy takes the log's place: what was appended at `time_ms` or later is gone from every topic. Answers with
-    /// the ends that changed, new and old, and with the readers whose connections broke.
+    /// An old copy takes the log's place: what was appended at `time_ms` or later is gone from every topic. Answers
+    /// with the ends that changed, new and old, and with the readers whose connections broke.
     pub fn put_back(&mut self, time_ms: u64) -> (BTreeMap<Topic, (Offset, Offset)>, Vec<Waiter>) {
         self.epoch += 1;
         let mut lost = BTreeMap::new();
@@ -184,8 +184,8 @@ impl Log {
         gone_to
     }
 
-    /// Whether a reader has heard of the leader that there is now; it has when it is asked again. The first leader is no
-    /// news.
+    /// Whether a reader has heard of the leader that there is now; it has when it is asked again. The first leader is
+    /// no news.
     pub fn knows_leader(&mut self, daemon: u64, topic: Topic) -> bool {
         self.epoch == 0 || self.answered.insert((daemon, topic), self.epoch) == Some(self.epoch)
     }

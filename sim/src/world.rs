@@ -314,8 +314,13 @@ impl World {
         }
         let number = self.daemons.len() as u64;
         at.daemon = Some(number);
-        // Spools of the dead are swept first, and their locks; but some stay while somebody is inside who sets refs.
+        // Spools of the dead are swept first, what they held of pushes that are done with, and their locks; but some
+        // locks stay while somebody is inside who sets refs.
         at.disk.spools.clear();
+        let open = at.disk.journal.open().0;
+        for (repo, extra) in &mut at.disk.extras {
+            extra.keeps.retain(|offset, _| open.iter().any(|(of, at)| *of == repo && at == offset));
+        }
         let held = now + self.disk_rng.below(LOCKS_HELD);
         let stay = self.disk_rng.percent(50);
         for extra in at.disk.extras.values_mut() {

@@ -129,7 +129,7 @@ impl Site {
             part.evict();
         }
         // It may have changed since the commit was sent; then the next one carries it.
-        if session == Some(self.session.stored) {
+        if session == Some(self.session.stored) || self.config.mutants.on(Mutant::StartNotStored) {
             self.session.is_stored = true;
         }
         self.round.marks = marks;

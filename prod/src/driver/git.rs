@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use refrain_core::ids::{Digest, Offset, Oid, Op};
+use refrain_core::ids::{Digest, Offset, Oid, Op, Partition};
+use refrain_core::journal::Work;
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
 use refrain_core::record::Have;
@@ -60,7 +61,8 @@ impl GitPort {
     }
 
     /// Clears what a crash left in every repository of ours, and renews the hooks: program and socket may have moved.
-    pub(super) fn sweep(&self) -> Result<()> {
+    /// `open` is the work that the journal holds: what other pushes held against gc is proved anew, or is done with.
+    pub(super) fn sweep(&self, open: &[(Partition, Offset, Work)]) -> Result<()> {
         self.spools.sweep()?;
         let found = repositories::find(&self.places.repos)?;
         found.unlisted.iter().for_each(|why| tracing::warn!("{why}"));
@@ -71,7 +73,7 @@ impl GitPort {
         }
         for path in found.ours {
             // One that cannot be served does not keep the site from serving the others.
-            if let Err(why) = self.sweep_one(&path) {
+            if let Err(why) = self.sweep_one(&path, open) {
                 tracing::error!("{why:#}");
             }
         }
@@ -106,10 +108,13 @@ impl GitPort {
         let _ = tokio::time::timeout(WITHIN, asked).await;
     }
 
-    fn sweep_one(&self, path: &Path) -> Result<()> {
-        for line in Store::open(path)?.sweep()? {
+    fn sweep_one(&self, path: &Path, open: &[(Partition, Offset, Work)]) -> Result<()> {
+        let store = Store::open(path)?;
+        for line in store.sweep()? {
             tracing::info!("{line}");
         }
+        let of_this = |work: &Work| matches!(work, Work::Push(push) if self.path(&push.repo) == path);
+        refs::release_keeps(&store, |at| !open.iter().any(|(_, offset, work)| *offset == at && of_this(work)))?;
         // Without a child process each, since there may be many; upkeep looks closer at once.
         hooks::install(path, &self.places.exe, &self.places.socket)
     }

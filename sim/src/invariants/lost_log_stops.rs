@@ -5,8 +5,8 @@
 //! still holds does not stop, unless another site's fold differs.
 //!
 //! Accepted values can be lost with such a log; that is the one loss no rule can prevent. What must not happen is that
-//! a site mixes two histories and goes on saying `ok`. Catches a last record that is not looked for after another leader
-//! or a restart, or is taken for another one, and a stop at whatever a log's end says.
+//! a site mixes two histories and goes on saying `ok`. Catches a last record that is not looked for after a restart or
+//! under another leader, or is taken for another one, and a stop at whatever a log's end says.
 
 use std::collections::{BTreeMap, BTreeSet};
 

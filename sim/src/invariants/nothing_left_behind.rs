@@ -1,8 +1,8 @@
-//! At rest a site's disk holds nothing of work that is done: no keep ref, no spool, no accepted push in the journal; and
-//! the journal names the pair in force, so that the next start knows its own corpse.
+//! At rest a site's disk holds nothing of work that is done: no keep ref, no spool, no accepted push in the journal.
+//! And the journal names the pair in force, so that the next start knows its own corpse.
 //!
-//! Catches what is forgotten when a push is done with, in this life or an earlier one: objects that are held for ever, a
-//! journal that only grows.
+//! Catches what is forgotten when a push is done with, in this life or an earlier one: objects that are held for ever,
+//! a journal that only grows.
 
 use super::broken;
 use crate::observed::{Event, Invariant, Observed, Violation};

@@ -16,7 +16,8 @@ const QUIET: u64 = 40 * SECOND;
 /// start.
 const SHOWN_WITHIN: u64 = 240 * SECOND;
 
-/// A publication names up to so many that are published beyond one that waited; the journal forgets those with the next.
+/// A publication names up to so many that are published beyond one that waited; the journal forgets those with the
+/// next.
 const REPUBLISHED_MAX: usize = 64;
 
 /// Where a run stands.

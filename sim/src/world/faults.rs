@@ -226,8 +226,8 @@ impl World {
         }
     }
 
-    /// The log is put back to a copy of up to a minute ago, or made anew, and is down until that is done; or it begins up
-    /// to a minute ago. Sometimes no daemon lives through it, as when the log is in their process.
+    /// The log is put back to a copy of up to a minute ago, or made anew, and is down until that is done; or it begins
+    /// up to a minute ago. Sometimes no daemon lives through it, as when the log is in their process.
     fn lose_log(&mut self, strike: &Strike) {
         if strike.dice.is_multiple_of(3) {
             for daemon in self.hosts.iter().filter_map(|host| host.daemon).collect::<Vec<_>>() {

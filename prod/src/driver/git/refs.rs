@@ -25,13 +25,7 @@ impl GitPort {
         let results: Vec<SetOutcome> = results.collect();
         test_points::pass("before-release");
         if !release.is_empty() {
-            for (name, value) in store.refs_below("refs/refrain/keep")? {
-                let offset =
-                    name.rsplit('/').next().and_then(|last| last.split('-').next()).and_then(|at| at.parse().ok());
-                if offset.is_some_and(|offset| release.contains(&Offset(offset))) {
-                    store.set_refs(&[RefEdit { name, old: Some(value), new: None }], false);
-                }
-            }
+            release_keeps(&store, |offset| release.contains(&offset))?;
         }
         let mut failed = Vec::new();
         let mut answers = Vec::new();
@@ -53,6 +47,17 @@ impl GitPort {
         }
         Ok(answers)
     }
+}
+
+/// Takes away the keep refs of pushes for whose offset `goes` is true.
+pub(super) fn release_keeps(store: &Store, goes: impl Fn(Offset) -> bool) -> Result<()> {
+    for (name, value) in store.refs_below("refs/refrain/keep")? {
+        let offset = name.rsplit('/').next().and_then(|last| last.split('-').next()).and_then(|at| at.parse().ok());
+        if offset.is_some_and(|offset| goes(Offset(offset))) {
+            store.set_refs(&[RefEdit { name, old: Some(value), new: None }], false);
+        }
+    }
+    Ok(())
 }
 
 /// Where a value is kept that somebody else set behind the daemon.
