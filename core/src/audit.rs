@@ -279,23 +279,13 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use alloc::format;
-    use alloc::sync::Arc;
     use alloc::vec;
 
     use super::*;
-    use crate::config::{Config, RefDb};
     use crate::ids::Offset;
     use crate::names::SiteId;
+    use crate::partition::watched::tests::part;
     use crate::port::{ClientEffect, Effect, Notice};
-    use crate::refdb::Fold;
-
-    fn part() -> Part {
-        let ams = SiteId::parse("ams").expect("valid");
-        let config = Arc::new(Config::new(ams.clone(), vec![ams], 1));
-        let mut control = Fold::new(Partition(0), RefDb::Log, Mutants::none()).control().clone();
-        control.next = Offset(10_000);
-        Part::new(Instant::default(), Partition(0), config, Some(control), vec![])
-    }
 
     fn repo(name: &str) -> RepoName {
         RepoName::parse(name).expect("valid")
@@ -307,6 +297,22 @@ mod tests {
 
     fn entry(value: Oid) -> RefEntry {
         RefEntry { value, since: Offset(7), time_ms: 0, site: SiteId::parse("ams").expect("valid") }
+    }
+
+    fn repo_entry(incarnation: Incarnation) -> RepoEntry {
+        let head = RefName::parse("refs/heads/main").expect("valid");
+        RepoEntry {
+            incarnation,
+            head,
+            description: Default::default(),
+            deny_deletes: false,
+            deny_non_fast_forwards: false,
+            read_only: None,
+            visibility: crate::record::Visibility::Applied,
+            refs_digest: Digest(0),
+            refs: 0,
+            recent: vec![],
+        }
     }
 
     /// Who is said to have been changed, and from where Git is asked to go on.
@@ -359,20 +365,7 @@ mod tests {
         audit.step(Now::default(), &mut out, &mut parts);
         let all: Vec<RepoName> = (0..AUDIT_BATCH).map(|at| repo(&format!("r{at:03}"))).collect();
         let row = |name: &RepoName| {
-            let head = RefName::parse("refs/heads/main").expect("valid");
-            let entry = RepoEntry {
-                incarnation: Incarnation(1),
-                head,
-                description: Default::default(),
-                deny_deletes: false,
-                deny_non_fast_forwards: false,
-                read_only: None,
-                visibility: crate::record::Visibility::Applied,
-                refs_digest: Digest(0),
-                refs: 0,
-                recent: vec![],
-            };
-            (Partition(0), TableKey::Repo(name.clone()), TableEntry::Repo(entry))
+            (Partition(0), TableKey::Repo(name.clone()), TableEntry::Repo(repo_entry(Incarnation(1))))
         };
         out.take();
         audit.rows(Now::default(), &mut out, &mut parts, all.iter().map(row).collect());
@@ -395,20 +388,7 @@ mod tests {
         let (mut out, mut parts) = (Out::default(), [part()]);
         let life = Incarnation(5);
         parts[0].cache.set(TableKey::Ref(life, name(0)), None);
-        let head = RefName::parse("refs/heads/main").expect("valid");
-        let of = RepoEntry {
-            incarnation: life,
-            head,
-            description: Default::default(),
-            deny_deletes: false,
-            deny_non_fast_forwards: false,
-            read_only: None,
-            visibility: crate::record::Visibility::Applied,
-            refs_digest: Digest(0),
-            refs: 0,
-            recent: vec![],
-        };
-        parts[0].cache.set(TableKey::Repo(repo("demo")), Some(TableEntry::Repo(of)));
+        parts[0].cache.set(TableKey::Repo(repo("demo")), Some(TableEntry::Repo(repo_entry(life))));
         parts[0].watch();
         let subject = Subject { partition: Partition(0), repo: repo("demo"), life, refs: (Digest(0), 0) };
         let mut audit = Audit::new(Mutants::none());

@@ -4,7 +4,7 @@
 //! offset order, each once. A log that was truncated, re-created or cut off below the position is a detected state: the
 //! partition stops and says so; nothing jumps.
 
-mod watched;
+pub(crate) mod watched;
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::format;

@@ -57,7 +57,7 @@ impl Part {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use alloc::sync::Arc;
     use alloc::vec;
 
@@ -75,7 +75,8 @@ mod tests {
 
     const LIFE: Incarnation = Incarnation(5);
 
-    fn part() -> Part {
+    /// A partition whose journal had folded up to offset 10,000.
+    pub(crate) fn part() -> Part {
         let ams = SiteId::parse("ams").expect("valid");
         let config = Arc::new(Config::new(ams.clone(), vec![ams], 1));
         let mut control = Fold::new(Partition(0), RefDb::Log, Mutants::none()).control().clone();

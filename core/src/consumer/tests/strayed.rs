@@ -79,11 +79,7 @@ fn what_is_put_back_takes_no_offset_that_a_question_or_a_keep_ref_may_use() {
     // It is overtaken while its objects are on their way, and all that came of it is durable.
     consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
     consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
-    for _ in 0..2 {
-        let (round, _) = consumer.begin_flush();
-        consumer.flushed(round);
-        consumer.commit();
-    }
+    rest(&mut consumer);
     consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
     assert!(!consumer.pending.contains_key(&Offset(10)));
     assert!(consumer.pending.contains_key(&Offset(9)));
