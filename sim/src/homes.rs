@@ -76,7 +76,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::FlipWithoutMembers => &["disk-lost"],
         Mutant::FlipDeadlineEarly => &["crash", "power"],
         Mutant::AnsweredPushKept => &["append-unknown", "log-down", "one-way", "partition"],
-        Mutant::KeepNotTaken | Mutant::KeepsOfAllReleased => &["gc"],
+        Mutant::KeepNotTaken => &["gc"],
         Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
         Mutant::LogLossUnseen | Mutant::LogUnrecognised | Mutant::LogStartJumped => &["log-lost"],
