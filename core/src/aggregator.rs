@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 pub use published::{Accepted, Changed, Data, Published};
 
-use crate::config::{FOREIGN_SILENCE, RETRY_AFTER};
+use crate::config::{Config, FOREIGN_SILENCE, Limits, RETRY_AFTER};
 use crate::ids::{Offset, Op, Partition};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RepoName, SiteId};
@@ -25,11 +25,6 @@ use crate::progress::Peers;
 use crate::refdb::Control;
 use crate::time::Instant;
 
-/// Accepted pushes of one partition held in memory; the journal has the rest.
-const CANDIDATES_MAX: usize = 256;
-/// Offsets published beyond `next`, named in each publication; when there are so many, only the first unpublished may
-/// go.
-const DONE_MAX: usize = 64;
 /// One partition's unpublished pushes.
 #[derive(Debug, Default)]
 struct Lane {
@@ -38,7 +33,8 @@ struct Lane {
     /// Some above the window are in the journal only; up to this offset at least, if known.
     more: bool,
     skipped: Option<Offset>,
-    reading: bool,
+    /// As many are being read back.
+    reading: Option<usize>,
     next: Offset,
     done: BTreeSet<Offset>,
     /// The number of the look at partition 0's end that each candidate waits for.
@@ -49,6 +45,7 @@ struct Lane {
 #[derive(Debug)]
 pub struct Aggregator {
     site: SiteId,
+    limits: Limits,
     mutants: Mutants,
     lanes: BTreeMap<Partition, Lane>,
     position: Offset,
@@ -67,10 +64,11 @@ pub struct Aggregator {
 }
 
 impl Aggregator {
-    pub(crate) fn new(site: SiteId, mutants: Mutants) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
-            site,
-            mutants,
+            site: config.site.clone(),
+            limits: config.limits,
+            mutants: config.mutants,
             lanes: BTreeMap::new(),
             position: Offset(0),
             reading: None,
@@ -92,7 +90,7 @@ impl Aggregator {
         if accepted.offset < lane.next || lane.done.contains(&accepted.offset) {
             return;
         }
-        if lane.more || lane.reading || lane.candidates.len() >= CANDIDATES_MAX {
+        if lane.more || lane.reading.is_some() || lane.candidates.len() >= self.limits.candidates {
             lane.more = true;
             lane.skipped = Some(accepted.offset);
             return;
@@ -110,10 +108,10 @@ impl Aggregator {
     pub(crate) fn verdicts(&mut self, now: Now, partition: Partition, verdicts: Vec<Accepted>) {
         let probe = self.probes_asked + 1;
         let lane = self.lanes.entry(partition).or_default();
-        lane.reading = false;
+        let asked = lane.reading.take().unwrap_or(0);
         let last = verdicts.last().map(|last| last.offset);
         let all_there = lane.skipped.is_none_or(|skipped| last.is_some_and(|last| skipped <= last));
-        lane.more = verdicts.len() >= CANDIDATES_MAX || !all_there;
+        lane.more = verdicts.len() >= asked || !all_there;
         if all_there {
             lane.skipped = None;
         } else if verdicts.is_empty() {
@@ -182,14 +180,17 @@ impl Aggregator {
     fn refill(&mut self, out: &mut Out, controls: &[&Control]) {
         for control in controls {
             let Some(lane) = self.lanes.get_mut(&control.partition) else { continue };
-            if lane.more && !lane.reading && lane.candidates.is_empty() {
-                lane.reading = true;
+            if lane.more && lane.reading.is_none() && lane.candidates.is_empty() {
+                // What is published already may be among them, and makes no candidate.
+                let done = if self.mutants.on(Mutant::WindowOfPublished) { 0 } else { lane.done.len() };
+                let max = self.limits.candidates + done;
+                lane.reading = Some(max);
                 if lane.skipped.is_some_and(|skipped| skipped < lane.next) {
                     lane.skipped = None;
                 }
                 let op = out.ask(Owner::Verdicts(control.partition));
                 let (partition, from) = (control.partition, lane.next);
-                out.journal(JournalEffect::ReadVerdicts { op, partition, from, max: CANDIDATES_MAX });
+                out.journal(JournalEffect::ReadVerdicts { op, partition, from, max });
             }
         }
     }
@@ -245,7 +246,7 @@ impl Aggregator {
             if !waiting.contains(&accepted.repo) && fresh && everywhere() {
                 return Some(*offset);
             }
-            if lane.done.len() >= DONE_MAX {
+            if lane.done.len() >= self.limits.published {
                 return None;
             }
             waiting.insert(&accepted.repo);

@@ -8,7 +8,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::config::{AUDIT_BATCH, AUDIT_EVERY, AUDIT_PAGE, AUDIT_REST};
+use crate::config::{AUDIT_EVERY, AUDIT_REST, Config, Limits};
 use crate::consumer::Strayed;
 use crate::ids::{Digest, Incarnation, Oid, Partition};
 use crate::mutant::{Mutant, Mutants};
@@ -45,6 +45,7 @@ enum Step {
 /// The state machine.
 #[derive(Debug)]
 pub(crate) struct Audit {
+    limits: Limits,
     mutants: Mutants,
     step: Step,
     due: Instant,
@@ -58,9 +59,10 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub(crate) fn new(mutants: Mutants) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
-            mutants,
+            limits: config.limits,
+            mutants: config.mutants,
             step: Step::Rest,
             due: Instant::default(),
             begun: Instant::default(),
@@ -89,7 +91,7 @@ impl Audit {
         self.step = Step::Listing;
         let op = out.ask(Owner::AuditRows);
         let rows = Rows::Repos { after: self.after.clone() };
-        out.journal(JournalEffect::ReadRows { op, rows, max: AUDIT_BATCH });
+        out.journal(JournalEffect::ReadRows { op, rows, max: self.limits.audit_batch });
     }
 
     /// The journal's answer.
@@ -103,7 +105,7 @@ impl Audit {
         match core::mem::replace(&mut self.step, Step::Rest) {
             Step::Listing => self.listed(now, out, parts, rows),
             Step::Comparing(subject, after, git) => {
-                let whole = rows.len() < AUDIT_PAGE;
+                let whole = rows.len() < self.limits.audit_page;
                 let table = rows.into_iter().filter_map(|(_, key, entry)| match (key, entry) {
                     (TableKey::Ref(_, name), TableEntry::Ref(entry)) => Some((name, entry)),
                     _ => None,
@@ -115,7 +117,7 @@ impl Audit {
     }
 
     fn listed(&mut self, now: Now, out: &mut Out, parts: &mut [Part], rows: Vec<(Partition, TableKey, TableEntry)>) {
-        self.last_batch = rows.len() < AUDIT_BATCH;
+        self.last_batch = rows.len() < self.limits.audit_batch;
         let mut subjects = Vec::new();
         for (partition, key, entry) in rows {
             let (TableKey::Repo(repo), TableEntry::Repo(RepoEntry { incarnation, refs_digest, refs, .. })) =
@@ -164,7 +166,12 @@ impl Audit {
             return self.next(now, out, parts);
         }
         let op = out.ask(Owner::AuditRefs);
-        out.git(GitEffect::ReadRefs { op, repo: subject.repo.clone(), after: after.clone(), max: AUDIT_PAGE });
+        out.git(GitEffect::ReadRefs {
+            op,
+            repo: subject.repo.clone(),
+            after: after.clone(),
+            max: self.limits.audit_page,
+        });
         self.step = Step::Reading(subject, after);
     }
 
@@ -174,7 +181,7 @@ impl Audit {
         let Some(refs) = refs else { return self.next(now, out, parts) };
         let op = out.ask(Owner::AuditRows);
         let rows = Rows::Refs { partition: subject.partition, life: subject.life, after: after.clone() };
-        out.journal(JournalEffect::ReadRows { op, rows, max: AUDIT_PAGE });
+        out.journal(JournalEffect::ReadRows { op, rows, max: self.limits.audit_page });
         self.step = Step::Comparing(subject, after, refs);
     }
 
@@ -189,7 +196,7 @@ impl Audit {
     ) {
         let Some(part) = parts.get_mut(subject.partition.0 as usize) else { return self.next(now, out, parts) };
         // Only what both pages cover can be compared; the rest is for the next page.
-        let git_end = git.last().filter(|_| git.len() >= AUDIT_PAGE).map(|(name, _)| name.clone());
+        let git_end = git.last().filter(|_| git.len() >= self.limits.audit_page).map(|(name, _)| name.clone());
         let table_end = table.last().filter(|_| !table_whole).map(|(name, _)| name.clone());
         let end = match (git_end, table_end) {
             (Some(git), Some(table)) => Some(git.min(table)),
@@ -226,14 +233,20 @@ pub(crate) struct Watch {
     /// The repository that is looked at closely, and its refs like `repos`.
     of: Option<RepoName>,
     refs: BTreeSet<RefName>,
-    /// More happened than is remembered.
+    /// How many of all these are remembered.
+    most: usize,
+    /// More happened than that.
     all: bool,
 }
 
 impl Watch {
     /// Begins with what is under way, before the journal is asked for repositories.
-    pub(crate) fn new(repos: BTreeSet<RepoName>, lives: BTreeMap<RepoName, Option<Incarnation>>) -> Self {
-        Self { repos, lives, ..Self::default() }
+    pub(crate) fn new(
+        repos: BTreeSet<RepoName>,
+        lives: BTreeMap<RepoName, Option<Incarnation>>,
+        limits: Limits,
+    ) -> Self {
+        Self { repos, lives, most: 4 * limits.audit_page, ..Self::default() }
     }
 
     /// From here on the refs of one repository count, beginning with those that something is happening to.
@@ -248,14 +261,14 @@ impl Watch {
         if self.of.as_ref() == Some(repo) {
             self.refs.extend(refs.cloned());
         }
-        self.all |= self.len() > 4 * AUDIT_PAGE;
+        self.all |= self.len() > self.most;
     }
 
     /// The repository itself changed.
     pub(crate) fn reshaped(&mut self, repo: &RepoName, life: Option<Incarnation>) {
         self.repos.insert(repo.clone());
         self.lives.insert(repo.clone(), life);
-        self.all |= self.len() > 4 * AUDIT_PAGE;
+        self.all |= self.len() > self.most;
     }
 
     pub(crate) fn touched(&self, repo: &RepoName) -> bool {
@@ -286,6 +299,15 @@ mod tests {
     use crate::names::SiteId;
     use crate::partition::watched::tests::part;
     use crate::port::{ClientEffect, Effect, Notice};
+
+    const PAGE: usize = 5;
+    const BATCH: usize = 3;
+
+    fn config() -> Config {
+        let ams = SiteId::parse("ams").expect("valid");
+        let limits = Limits { audit_page: PAGE, audit_batch: BATCH, ..Limits::PRODUCTION };
+        Config { limits, ..Config::new(ams.clone(), vec![ams], 1) }
+    }
 
     fn repo(name: &str) -> RepoName {
         RepoName::parse(name).expect("valid")
@@ -318,7 +340,7 @@ mod tests {
     /// Who is said to have been changed, and from where Git is asked to go on.
     fn compared(git: Vec<(RefName, Oid)>, table: Vec<RefName>) -> (Vec<RefName>, Option<RefName>) {
         let (mut out, mut parts, life) = (Out::default(), [part()], Incarnation(5));
-        let mut audit = Audit::new(Mutants::none());
+        let mut audit = Audit::new(&config());
         parts[0].watch();
         assert!(parts[0].look_at(&repo("demo"), life));
         let subject = Subject { partition: Partition(0), repo: repo("demo"), life, refs: (Digest(0), 0) };
@@ -339,42 +361,42 @@ mod tests {
 
     #[test]
     fn the_last_ref_of_a_page_is_compared_too() {
-        let mut git: Vec<_> = (0..AUDIT_PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
-        git[AUDIT_PAGE - 1].1 = Oid([2; 20]);
-        let last = name(AUDIT_PAGE - 1);
-        let (told, on) = compared(git, (0..AUDIT_PAGE).map(name).collect());
+        let mut git: Vec<_> = (0..PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
+        git[PAGE - 1].1 = Oid([2; 20]);
+        let last = name(PAGE - 1);
+        let (told, on) = compared(git, (0..PAGE).map(name).collect());
         assert_eq!((told, on), (vec![last.clone()], Some(last)));
     }
 
     #[test]
     fn what_only_one_of_two_pages_covers_is_left_for_the_next() {
         // Somebody removed the first ref, so Git's page ends one name later than the table's.
-        let git = (1..=AUDIT_PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
-        let (told, on) = compared(git, (0..AUDIT_PAGE).map(name).collect());
-        assert_eq!((told, on), (vec![name(0)], Some(name(AUDIT_PAGE - 1))));
+        let git = (1..=PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
+        let (told, on) = compared(git, (0..PAGE).map(name).collect());
+        assert_eq!((told, on), (vec![name(0)], Some(name(PAGE - 1))));
         // And somebody made one: the table's page ends later.
-        let git: Vec<_> = (0..AUDIT_PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
-        let (told, on) = compared(git, (1..=AUDIT_PAGE).map(name).collect());
-        assert_eq!((told, on), (vec![name(0)], Some(name(AUDIT_PAGE - 1))));
+        let git: Vec<_> = (0..PAGE).map(|at| (name(at), Oid([1; 20]))).collect();
+        let (told, on) = compared(git, (1..=PAGE).map(name).collect());
+        assert_eq!((told, on), (vec![name(0)], Some(name(PAGE - 1))));
     }
 
     #[test]
     fn a_round_goes_on_behind_a_full_batch() {
         let (mut out, mut parts) = (Out::default(), [part()]);
-        let mut audit = Audit::new(Mutants::none());
+        let mut audit = Audit::new(&config());
         audit.step(Now::default(), &mut out, &mut parts);
-        let all: Vec<RepoName> = (0..AUDIT_BATCH).map(|at| repo(&format!("r{at:03}"))).collect();
+        let all: Vec<RepoName> = (0..BATCH).map(|at| repo(&format!("r{at:03}"))).collect();
         let row = |name: &RepoName| {
             (Partition(0), TableKey::Repo(name.clone()), TableEntry::Repo(repo_entry(Incarnation(1))))
         };
         out.take();
         audit.rows(Now::default(), &mut out, &mut parts, all.iter().map(row).collect());
-        audit.digests(Now::default(), &mut out, &mut parts, vec![None; AUDIT_BATCH]);
+        audit.digests(Now::default(), &mut out, &mut parts, vec![None; BATCH]);
         let asked = out.take().into_iter().find_map(|effect| match effect {
             Effect::Journal(JournalEffect::ReadRows { rows: Rows::Repos { after }, .. }) => Some(after),
             _ => None,
         });
-        assert_eq!(asked, Some(Some((Partition(0), all[AUDIT_BATCH - 1].clone()))));
+        assert_eq!(asked, Some(Some((Partition(0), all[BATCH - 1].clone()))));
     }
 
     #[test]
@@ -391,7 +413,7 @@ mod tests {
         parts[0].cache.set(TableKey::Repo(repo("demo")), Some(TableEntry::Repo(repo_entry(life))));
         parts[0].watch();
         let subject = Subject { partition: Partition(0), repo: repo("demo"), life, refs: (Digest(0), 0) };
-        let mut audit = Audit::new(Mutants::none());
+        let mut audit = Audit::new(&config());
         audit.last_batch = true;
         audit.step = Step::Digesting(vec![subject]);
         audit.digests(Now::default(), &mut out, &mut parts, vec![Some((Digest(1), 1))]);

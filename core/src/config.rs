@@ -59,32 +59,87 @@ pub struct Config {
     pub flip_timeout: Duration,
     /// Start although another instance of this site was heard.
     pub take_over: bool,
+    /// How much is under way at once.
+    pub limits: Limits,
     /// Known bugs that are switched on; none in production.
     pub mutants: Mutants,
 }
 
-/// Records asked for in one read of the log.
-pub const READ_RECORDS_MAX: usize = 256;
-/// Pushes of one partition that wait at this site; one more is told to try again.
-pub const PUSHES_MAX: usize = 1_024;
-/// Pushes and orders of one partition that are appended at once; as many again may be what nobody waits for (barriers,
-/// heartbeats, membership). Kafka's idempotent producer keeps order for at most 5 requests; order
-/// is ours (the sequence), so this bounds memory only: 64 records of 1 MiB, and 64 short ones.
-pub const APPENDS_MAX: usize = 64;
-/// Accepted records of one partition whose objects are not proved here yet; above it the fold stops reading. Proved
-/// ones cost a journal entry each: of all together there may be 16 times as many.
-pub const PENDING_MAX: usize = 4_096;
-/// Exceptions in one partition's progress; when there are more, the mark stops below the first left out.
+/// How much one site has under way at once, each at least 1. No other site depends on them: production takes
+/// [`Limits::PRODUCTION`], the simulator lower ones too, so that runs of some hundred pushes meet them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Records asked for in one read of the log.
+    pub read_records: usize,
+    /// Pushes of one partition that wait at this site; one more is told to try again.
+    pub pushes: usize,
+    /// Pushes and orders of one partition that are appended at once; as many again may be what nobody waits for
+    /// (barriers, heartbeats, membership). Kafka's idempotent producer keeps order for at most 5 requests; order is
+    /// ours (the sequence), so this bounds memory only: 64 records of 1 MiB, and 64 short ones.
+    pub appends: usize,
+    /// Accepted records of one partition whose objects are still to be looked at here; above it the fold stops reading.
+    pub unproved: usize,
+    /// And all that are not shown here yet. Those that are proved or parked cost a journal entry each, so there may be
+    /// more of them.
+    pub unshown: usize,
+    /// Exceptions in one partition's progress; when there are more, the mark stops below the first left out. Never
+    /// above [`EXCEPTIONS_MAX`].
+    pub exceptions: usize,
+    /// Pushes of one partition whose packs go to `packdata` at once, and those whose packs come from there; others
+    /// wait.
+    pub staging: usize,
+    /// Chunks of one push that are read, written or appended at once. With 8 partitions both ways hold at most
+    /// 2 x 8 x 4 (`staging`) x 4 chunks of 512 KiB: 128 MiB when everything is at its limit.
+    pub chunks: usize,
+    /// Bytes of inline packs that one partition's accepted work keeps at hand; beyond it they are read again from the
+    /// log.
+    pub packs_held: usize,
+    /// Table entries of a partition kept between commits without a look at who needs them: some 100 KB.
+    pub cached: usize,
+    /// Repositories that the audit lists and sums up at once.
+    pub audit_batch: usize,
+    /// Refs of a repository that the audit compares at once.
+    pub audit_page: usize,
+    /// Accepted pushes of one partition that the aggregator holds in memory; the journal has the rest.
+    pub candidates: usize,
+    /// Offsets of one partition that are published beyond the mark; when there are as many, only the first unpublished
+    /// may go.
+    /// Never above [`PUBLISHED_MAX`].
+    pub published: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::PRODUCTION
+    }
+}
+
+impl Limits {
+    /// What daemons run with.
+    pub const PRODUCTION: Limits = Limits {
+        read_records: 256,
+        pushes: 1_024,
+        appends: 64,
+        unproved: 4_096,
+        unshown: 65_536,
+        exceptions: EXCEPTIONS_MAX,
+        staging: 4,
+        chunks: 4,
+        packs_held: 8 << 20,
+        cached: 256,
+        audit_batch: 64,
+        audit_page: 512,
+        candidates: 256,
+        published: PUBLISHED_MAX,
+    };
+}
+
+/// Exceptions that one partition's progress may name; a report with more is malformed.
 pub const EXCEPTIONS_MAX: usize = 64;
+/// Publications beyond the mark that a record of the replicated topic may name; one with more is malformed.
+pub const PUBLISHED_MAX: usize = 64;
 /// Values offered to the walk that cuts a pack, from the repository's most recently set refs.
 pub const RECENT_REFS_MAX: usize = 24;
-/// Pushes of one partition whose packs go to `packdata` at once, and those whose packs come from there; others wait.
-pub const STAGING_MAX: usize = 4;
-/// Chunks of one push that are read, written or appended at once. With 8 partitions both ways hold at most
-/// 2 x 8 x [`STAGING_MAX`] x 4 chunks of 512 KiB: 128 MiB when everything is at its limit.
-pub const CHUNKS_AT_ONCE: usize = 4;
-/// Bytes of inline packs that one partition's accepted work keeps at hand; beyond it they are read again from the log.
-pub const PACKS_HELD_MAX: usize = 8 << 20;
 /// How long an unknown append may still show itself before a barrier asks for it.
 pub const BARRIER_AFTER: Duration = Duration::from_millis(500);
 /// Wait before a refused append, a failed read or a failed Git operation is tried again.
@@ -103,10 +158,6 @@ pub const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 pub const AUDIT_EVERY: Duration = Duration::from_secs(6);
 /// And this long is between the end of one round and the next, however long a round takes.
 pub const AUDIT_REST: Duration = Duration::from_secs(1);
-/// Repositories that are listed and summed up at once.
-pub const AUDIT_BATCH: usize = 64;
-/// Refs of a repository that are compared at once.
-pub const AUDIT_PAGE: usize = 512;
 /// An idle partition gets a heartbeat this often, from one daemon.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// Least time between the ends of two flush-and-journal rounds while nobody waits for one: one fsync serves the batch.
@@ -134,6 +185,7 @@ impl Config {
             push_timeout: Duration::from_secs(10),
             flip_timeout: Duration::from_secs(30),
             take_over: false,
+            limits: Limits::PRODUCTION,
             mutants: Mutants::none(),
         }
     }

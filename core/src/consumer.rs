@@ -24,7 +24,7 @@ pub(crate) use put_back::Strayed;
 pub(crate) use work::Source;
 use work::{Pending, RepoWork, State};
 
-use crate::config::{EXCEPTIONS_MAX, PACKS_HELD_MAX, PENDING_MAX};
+use crate::config::{Config, Limits};
 use crate::ids::{Offset, Partition};
 use crate::journal::Work;
 use crate::mutant::{Mutant, Mutants};
@@ -37,6 +37,7 @@ use crate::time::Instant;
 pub struct Consumer {
     partition: Partition,
     site: SiteId,
+    limits: Limits,
     mutants: Mutants,
     /// The fold has reached the log's end since the start.
     open: bool,
@@ -78,15 +79,15 @@ impl Consumer {
     pub(crate) fn new(
         at: Instant,
         partition: Partition,
-        site: SiteId,
-        mutants: Mutants,
+        config: &Config,
         floor: Offset,
         work: Vec<(Offset, Work)>,
     ) -> Self {
         let mut consumer = Self {
             partition,
-            site,
-            mutants,
+            site: config.site.clone(),
+            limits: config.limits,
+            mutants: config.mutants,
             open: false,
             repos: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -109,7 +110,7 @@ impl Consumer {
             consumer.journalled.insert(offset);
             // The former start may have held its objects.
             if let Work::Push(push) = &work
-                && !mutants.on(Mutant::FormerKeepsForgotten)
+                && !config.mutants.on(Mutant::FormerKeepsForgotten)
             {
                 consumer.repos.entry(push.repo.clone()).or_default().kept.insert(offset);
             }
@@ -167,7 +168,7 @@ impl Consumer {
     fn set_source(&mut self, offset: Offset, source: Source) {
         let Some(pending) = self.pending.get_mut(&offset) else { return };
         self.held_bytes -= pending.held_bytes();
-        let room = |pack: &Pack| self.held_bytes + pack.len() <= PACKS_HELD_MAX;
+        let room = |pack: &Pack| self.held_bytes + pack.len() <= self.limits.packs_held;
         pending.source = match source {
             Source::Here(Some(pack)) if !room(&pack) => Source::Here(None),
             Source::Inline(pack) if !room(&pack) => Source::Log,
@@ -236,7 +237,7 @@ impl Consumer {
         }
         // Before the log's end is reached a later record may say otherwise, so nothing that is there is touched; and
         // nothing is done at all as long as there is room to read on.
-        if !may && (!full || shape.is_none() || entry.left_alone == Some(offset)) {
+        if !may && (!full || shape.is_none() || entry.is_left_alone()) {
             return true;
         }
         entry.ensuring = Some(offset);
@@ -281,7 +282,7 @@ impl Consumer {
         self.unflushed.insert(offset, (self.round, work));
         if overtaken {
             self.overtaken.insert(offset);
-            while self.overtaken.len() > EXCEPTIONS_MAX {
+            while self.overtaken.len() > self.limits.exceptions {
                 let oldest = self.overtaken.pop_first().expect("it is longer than its limit");
                 self.floor = oldest.next();
             }
@@ -360,16 +361,29 @@ impl Consumer {
         self.ended.range(..offset).next().is_some() || self.pending.range(..offset).any(|(_, it)| open(it))
     }
 
-    /// Whether the fold should stop reading for a while: too many pushes wait for their objects, or too many at all.
-    /// Proved ones cost little, since their packs are let go.
+    /// Whether the fold should stop reading for a while: too many pushes are still to be looked at, or there are too
+    /// many at all. Proved ones cost little, since their packs are let go, and so do parked ones. What comes to rest
+    /// only with records that are not read yet must not keep the fold from them: a push is proved in a life of its
+    /// repository that is made at the log's end, a parked one may be overtaken.
     pub(crate) fn is_full(&self) -> bool {
-        let many = self.unshown() >= PENDING_MAX;
-        many && (self.is_overfull() || self.pending.values().filter(|it| !it.proved()).count() >= PENDING_MAX)
+        let many = self.unshown() >= self.limits.unproved;
+        let counts = |it: &&Pending| match it.state {
+            State::Waiting | State::Busy => !self.waits_for_the_end(it) || self.mutants.on(Mutant::WaitsForItself),
+            State::Parked { .. } => self.mutants.on(Mutant::ParkedKeepsFromReading),
+            State::Ready | State::Staged { .. } => false,
+        };
+        many && (self.is_overfull() || self.pending.values().filter(counts).count() >= self.limits.unproved)
+    }
+
+    /// The push's repository is there in another life, and is not touched before the log's end.
+    fn waits_for_the_end(&self, pending: &Pending) -> bool {
+        let entry = pending.push().and_then(|push| self.repos.get(&push.repo));
+        !self.open && entry.is_some_and(RepoWork::is_left_alone)
     }
 
     /// Whether a site that is rebuilt has to set refs before the log's end, or it would never get there.
     pub(crate) fn is_overfull(&self) -> bool {
-        self.unshown() >= 16 * PENDING_MAX
+        self.unshown() >= self.limits.unshown
     }
 
     fn unshown(&self) -> usize {

@@ -103,6 +103,12 @@ mutants! {
     UnreadTakenForLost = "unread-taken-for-lost",
     /// When one parked update is tried again, the others' next tries are forgotten.
     RetryForgotten = "retry-forgotten",
+    /// Pushes that can only be proved at the log's end count for the limit above which the fold stops reading.
+    WaitsForItself = "waits-for-itself",
+    /// Parked pushes count for the limit above which the fold stops reading.
+    ParkedKeepsFromReading = "parked-keeps-from-reading",
+    /// What is published already takes the places of what is not, when pushes are read back to be published.
+    WindowOfPublished = "window-of-published",
     /// What a parked push was cut at is asked of other sites only, never of the log.
     BasesForgotten = "bases-forgotten",
     /// A staged update is shown without waiting for the other sites.

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 use crate::aggregator::Accepted;
 use crate::audit::Watch;
-use crate::config::{Config, READ_RECORDS_MAX, RETRY_AFTER};
+use crate::config::{Config, RETRY_AFTER};
 use crate::consumer::{Consumer, Source, shape_of};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Change, PushWork, Work};
@@ -25,9 +25,6 @@ use crate::record::{Body, Decoded, Push, Record, Visibility};
 use crate::refdb::{Control, Fold, Judgement, Verdict};
 use crate::table::{Cache, TableKey};
 use crate::time::Instant;
-
-/// Table entries of a partition kept between commits without a look at who needs them: some 100 KB.
-const CACHE_MAX: usize = 256;
 
 /// What a read gave; the fields as in [`crate::port::LogInput::Read`].
 #[derive(Debug)]
@@ -101,8 +98,8 @@ impl Part {
             Some(control) => Fold::restore(control, config.refdb, config.mutants),
             None => Fold::new(partition, config.refdb, config.mutants),
         };
-        let position = fold.control().next;
-        let consumer = Consumer::new(at, partition, config.site.clone(), config.mutants, position, work);
+        let (position, cached) = (fold.control().next, config.limits.cached);
+        let consumer = Consumer::new(at, partition, &config, position, work);
         let producer = Producer::new(partition, config.clone());
         Self {
             partition,
@@ -126,7 +123,7 @@ impl Part {
             verdicts: Vec::new(),
             accepted: Vec::new(),
             times: Vec::new(),
-            evict_above: CACHE_MAX,
+            evict_above: cached,
             last_record: Instant::default(),
             watch: None,
         }
@@ -220,7 +217,7 @@ impl Part {
         let op = out.ask(Owner::ReadRecords(self.partition));
         let topic = Topic::PushData(self.partition);
         let (from, wait) = (self.position, self.caught_up);
-        out.log(LogEffect::Read { op, topic, from, max: READ_RECORDS_MAX, wait });
+        out.log(LogEffect::Read { op, topic, from, max: self.config.limits.read_records, wait });
     }
 
     /// Records arrived.
@@ -405,7 +402,7 @@ impl Part {
     pub(crate) fn evict_many(&mut self) {
         if self.cache.len() > self.evict_above {
             self.evict();
-            self.evict_above = CACHE_MAX.max(2 * self.cache.len());
+            self.evict_above = self.config.limits.cached.max(2 * self.cache.len());
         }
     }
 

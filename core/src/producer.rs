@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 use ack::Owed;
 
-use crate::config::{APPENDS_MAX, BARRIER_AFTER, Config, RETRY_AFTER};
+use crate::config::{BARRIER_AFTER, Config, RETRY_AFTER};
 use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::RepoName;
@@ -175,7 +175,7 @@ impl Producer {
 
     /// Appends what waits, as long as there is room.
     pub(crate) fn append_next(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
-        while self.appends.len() < APPENDS_MAX && self.retry.is_none() {
+        while self.appends.len() < self.config.limits.appends && self.retry.is_none() {
             let Some(id) = self.queue.pop_front() else { return };
             let Some(Job { stage: Stage::Appending { record }, .. }) = self.jobs.get(&id) else { continue };
             let record = record.clone();
@@ -392,7 +392,7 @@ impl Producer {
     pub(crate) fn say(&mut self, now: Now, out: &mut Out, voice: &mut Voice, body: Body) {
         // Nobody waits for an earlier barrier, and a later one says all that it would have said.
         self.appends.retain(|_, append| append.job.is_some() || append.outcome != Outcome::Unknown);
-        if self.appends.len() < 2 * APPENDS_MAX {
+        if self.appends.len() < 2 * self.config.limits.appends {
             let record = Record { header: self.header(None, None), body, pack: Arc::from([]) };
             self.append(now, out, voice, None, &record);
         }

@@ -76,7 +76,7 @@ impl Site {
         for (partition, offset, item) in restored.work {
             work.entry(partition).or_default().push((offset, item));
         }
-        let mut aggregator = Aggregator::new(config.site.clone(), config.mutants);
+        let mut aggregator = Aggregator::new(&config);
         let mut parts = Vec::new();
         for partition in (0..config.partitions).map(Partition) {
             let control = controls.remove(&partition);
@@ -91,7 +91,7 @@ impl Site {
                 work.remove(&partition).unwrap_or_default(),
             ));
         }
-        let audit = Audit::new(config.mutants);
+        let audit = Audit::new(&config);
         let mut rng = rng.fork("session");
         let session = Session::new(config.clone(), restored.session, &mut rng);
         let mut site = Self {

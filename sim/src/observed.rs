@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use refrain_core::config::Limits;
 use refrain_core::ids::{Digest, Epoch, Instance, Offset, Oid, Partition, PushId};
 use refrain_core::monitor::Lag;
 use refrain_core::names::{RefName, RepoName, SiteId};
@@ -199,6 +200,8 @@ pub struct Observed {
     pub partitions: u32,
     /// How long a site waits for the others before it shows what is staged.
     pub flip_seconds: u64,
+    /// How much a daemon has under way at once.
+    pub limits: Limits,
     /// `refdb = "none"` in this run: what is appended is accepted.
     pub refdb_none: bool,
 }

@@ -48,6 +48,8 @@ pub struct Scenario {
     pub prune_seconds: u64,
     /// Nobody decides: what is appended is accepted.
     pub refdb_none: bool,
+    /// How much a site has under way at once is drawn low, so that some hundred pushes meet every limit.
+    pub narrow: bool,
     /// Marks that a sweep must have met.
     pub covers: Vec<String>,
     /// From so many runs on; a shorter sweep says nothing about rare ones.
@@ -127,6 +129,7 @@ impl Default for Scenario {
             flip_seconds: 30,
             prune_seconds: 600,
             refdb_none: false,
+            narrow: false,
             covers: Vec::new(),
             covers_from: 1,
             expect: Expect::default(),

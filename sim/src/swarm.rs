@@ -1,6 +1,6 @@
 //! A run's plan, drawn whole before it begins: the cluster, the workload, and each fault with its time and place.
 
-use refrain_core::config::{Ack, RefDb};
+use refrain_core::config::{Ack, Limits, RefDb};
 use refrain_core::mutant::Mutant;
 use refrain_core::rng::Rng;
 
@@ -50,6 +50,8 @@ pub struct Plan {
     pub prune: u64,
     /// Who decides.
     pub refdb: RefDb,
+    /// How much a site has under way at once.
+    pub limits: Limits,
     /// A known bug.
     pub mutant: Option<Mutant>,
     /// Workload features that are off.
@@ -127,6 +129,7 @@ impl Plan {
             flip: scenario.flip_seconds * SECOND,
             prune: scenario.prune_seconds * SECOND,
             refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
+            limits: draw_limits(scenario.narrow, &mut root.fork("limits")),
             mutant,
             without: scenario.without.clone(),
             often: scenario.often.clone(),
@@ -152,6 +155,30 @@ fn draw_sizes(large: bool, rng: &mut Rng) -> (u64, u64, u64) {
         3 => (inline_max, 40 * rng.range(60, 140), chunk_bytes),
         4 => (40 * rng.range(20, 60), 0, chunk_bytes),
         _ => (256 * 1024, 1 << 30, 512 * 1024),
+    }
+}
+
+/// Production's, or such as a run of some hundred pushes meets: a page of two refs, a read of three records.
+fn draw_limits(narrow: bool, rng: &mut Rng) -> Limits {
+    if !narrow {
+        return Limits::PRODUCTION;
+    }
+    let mut up_to = |most: u64| rng.range(1, most) as usize;
+    Limits {
+        read_records: up_to(12),
+        pushes: 1 + up_to(8),
+        appends: up_to(4),
+        unproved: 3 + up_to(20),
+        unshown: 2_000,
+        exceptions: up_to(6),
+        staging: up_to(2),
+        chunks: up_to(3),
+        packs_held: up_to(2_000),
+        cached: up_to(16),
+        audit_batch: up_to(2),
+        audit_page: up_to(6),
+        candidates: up_to(4),
+        published: up_to(4),
     }
 }
 

@@ -134,7 +134,8 @@ impl World {
         let mut clocks = root.fork("clocks");
         let refdb_none = plan.refdb == refrain_core::config::RefDb::None;
         let (partitions, flip_seconds) = (plan.partitions, plan.flip / SECOND);
-        let mut observed = Observed { refdb_none, partitions, flip_seconds, ..Observed::default() };
+        let limits = plan.limits;
+        let mut observed = Observed { refdb_none, partitions, flip_seconds, limits, ..Observed::default() };
         observed.naive.refdb_none = observed.refdb_none;
         let hosts: Vec<Host> = plan
             .sites
@@ -368,6 +369,7 @@ impl World {
         config.chunk_bytes = self.plan.chunk_bytes;
         config.flip_timeout = std::time::Duration::from_micros(self.plan.flip);
         config.take_over = take_over;
+        config.limits = self.plan.limits;
         config.mutants = self.plan.mutant.map_or(Mutants::none(), Mutants::with);
         config
     }

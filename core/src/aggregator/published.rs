@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::DONE_MAX;
+use crate::config::PUBLISHED_MAX;
 use crate::ids::{Offset, Oid, Partition};
 use crate::journal::PushWork;
 use crate::names::{RefName, RepoName, SiteId};
@@ -140,7 +140,7 @@ impl Published {
             return None;
         }
         let published: Published = serde_json::from_slice(value).ok()?;
-        (published.done.len() <= DONE_MAX).then_some(published)
+        (published.done.len() <= PUBLISHED_MAX).then_some(published)
     }
 }
 

@@ -3,6 +3,7 @@
 use alloc::vec;
 
 use super::*;
+use crate::config::PUBLISHED_MAX;
 use crate::ids::{Epoch, Instance, Seq};
 use crate::port::Effect;
 use crate::progress::{Mark, Report};
@@ -59,7 +60,7 @@ fn step_in(
 /// The only member's, which has read its topic to the end.
 fn at_the_end() -> (Aggregator, Out, (Control, Peers)) {
     let (mut out, world) = (Out::default(), members(&["ams"]));
-    let mut aggregator = Aggregator::new(site("ams"), Mutants::default());
+    let mut aggregator = Aggregator::new(&Config::new(site("ams"), vec![site("ams")], 1));
     step(&mut aggregator, &mut out, &world);
     aggregator.published(aggregator.reading.expect("asked"), vec![], Offset(0), Offset(0));
     (aggregator, out, world)
@@ -134,28 +135,48 @@ fn found(aggregator: &mut Aggregator, published: Published) {
     aggregator.published(op, vec![Read { offset: at, time_ms: 0, value }], at.next(), at.next());
 }
 
+/// From where the next step reads verdicts back, and how many.
+fn asked_for(aggregator: &mut Aggregator, out: &mut Out, world: &(Control, Peers)) -> Option<(Offset, usize)> {
+    let pushes = Fold::new(PUSHES, crate::config::RefDb::Log, Mutants::default());
+    aggregator.step(Now::default(), out, &[&world.0, pushes.control()], &world.1, true);
+    out.take().iter().find_map(|it| match it {
+        Effect::Journal(JournalEffect::ReadVerdicts { from, max, .. }) => Some((*from, *max)),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_is_published_already_does_not_hide_what_is_not() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    aggregator.limits.candidates = 2;
+    aggregator.restore(PUSHES);
+    step_reads(&mut aggregator, &mut out, &world);
+    // Two were published beyond one that waited, by a former daemon; the journal has their verdicts still.
+    let mark = Published::of(PUSHES, &accepted(0), Offset(1), [Offset(1), Offset(2)].into());
+    let op = aggregator.reading.expect("it reads on");
+    let value = Value::Published(Some(Arc::new(mark)));
+    aggregator.published(op, vec![Read { offset: Offset(0), time_ms: 0, value }], Offset(1), Offset(1));
+    let (from, max) = asked_for(&mut aggregator, &mut out, &world).expect("the journal may have more");
+    let verdicts: Vec<Accepted> = (from.0..6).map(accepted).take(max).collect();
+    aggregator.verdicts(Now::default(), PUSHES, verdicts);
+    assert!(aggregator.lanes[&PUSHES].candidates.contains_key(&Offset(3)), "the same would be read again for ever");
+}
+
 #[test]
 fn the_journal_is_asked_again_while_it_gave_as_many_verdicts_as_fit() {
     let (mut aggregator, mut out, world) = at_the_end();
     aggregator.restore(PUSHES);
-    let pushes = Fold::new(PUSHES, crate::config::RefDb::Log, Mutants::default());
-    let mut asked = |aggregator: &mut Aggregator| {
-        aggregator.step(Now::default(), &mut out, &[&world.0, pushes.control()], &world.1, true);
-        out.take().iter().find_map(|it| match it {
-            Effect::Journal(JournalEffect::ReadVerdicts { from, .. }) => Some(*from),
-            _ => None,
-        })
-    };
+    let mut asked = |aggregator: &mut Aggregator| asked_for(aggregator, &mut out, &world).map(|(from, _)| from);
     assert_eq!(asked(&mut aggregator), Some(Offset(0)));
-    let window: Vec<Accepted> = (0..CANDIDATES_MAX as u64).map(accepted).collect();
+    let window: Vec<Accepted> = (0..Limits::PRODUCTION.candidates as u64).map(accepted).collect();
     aggregator.verdicts(Now::default(), PUSHES, window);
     // All of them are published, by whomever.
-    let last = accepted(CANDIDATES_MAX as u64 - 1);
+    let last = accepted(Limits::PRODUCTION.candidates as u64 - 1);
     let mark = Published::of(PUSHES, &last, last.offset.next(), BTreeSet::new());
     let op = aggregator.reading.expect("it reads on");
     let value = Value::Published(Some(Arc::new(mark)));
     aggregator.published(op, vec![Read { offset: Offset(0), time_ms: 0, value }], Offset(1), Offset(1));
-    assert_eq!(asked(&mut aggregator), Some(Offset(CANDIDATES_MAX as u64)), "the journal may have more");
+    assert_eq!(asked(&mut aggregator), Some(Offset(Limits::PRODUCTION.candidates as u64)), "the journal may have more");
 }
 
 #[test]
@@ -165,7 +186,7 @@ fn no_more_is_published_beyond_a_push_that_waits_than_a_publication_may_name() {
     let marks = [(PUSHES, Mark { next: Offset(500), except: vec![Offset(0)], ..Mark::default() })];
     let (epoch, instance) = (Epoch(1), Instance(1));
     world.1.heard(&Report { site: site("ams"), epoch, instance, number: 2, partitions: marks.into() });
-    for offset in 0..CANDIDATES_MAX as u64 - 1 {
+    for offset in 0..Limits::PRODUCTION.candidates as u64 - 1 {
         let repo = RepoName::parse(if offset == 0 { "waits" } else { "goes" }).expect("valid");
         aggregator.accepted(PUSHES, Accepted { repo, ..accepted(offset) });
     }
@@ -174,12 +195,12 @@ fn no_more_is_published_beyond_a_push_that_waits_than_a_publication_may_name() {
     let mut count = 0;
     while let Some(published) = publication(&mut aggregator, &mut out, &world) {
         count += 1;
-        assert!(published.done.len() <= DONE_MAX);
+        assert!(published.done.len() <= PUBLISHED_MAX);
         found(&mut aggregator, published);
         // Reads on.
         step_reads(&mut aggregator, &mut out, &world);
     }
-    assert_eq!(count, DONE_MAX);
+    assert_eq!(count, PUBLISHED_MAX);
     assert_eq!(publication(&mut aggregator, &mut out, &world), None);
 }
 

@@ -10,7 +10,6 @@ use alloc::vec::Vec;
 
 use super::Consumer;
 use super::work::{Aim, Pending, Source, State};
-use crate::config::PENDING_MAX;
 use crate::ids::Offset;
 use crate::journal::{Change, PushWork, Work};
 use crate::mutant::Mutant;
@@ -47,7 +46,7 @@ impl Consumer {
             }
             return;
         }
-        let full = self.pending.len() >= PENDING_MAX;
+        let full = self.pending.len() >= self.limits.unproved;
         let Some(entry) = self.repos.get_mut(&by.repo).filter(|it| !full && !it.asks_about(since)) else { return };
         entry.bases.insert(since);
         let (changes, haves) = ([change].into(), Vec::new());

@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 
 use super::Consumer;
 use super::work::State;
-use crate::config::CHUNKS_AT_ONCE;
 use crate::ids::Offset;
 use crate::journal::PushWork;
 use crate::names::RepoName;
@@ -29,7 +28,7 @@ impl Consumer {
         let from = pack.chunks[pending.spooled.0];
         let op = out.ask(Owner::ReadChunks(self.partition, repo.clone(), offset));
         let topic = Topic::PackData(self.partition);
-        out.log(LogEffect::Read { op, topic, from, max: CHUNKS_AT_ONCE, wait: false });
+        out.log(LogEffect::Read { op, topic, from, max: self.limits.chunks, wait: false });
     }
 
     /// A push whose chunks are on their way, unless a later one overtook it meanwhile.

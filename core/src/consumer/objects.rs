@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::Consumer;
 use super::work::{Aim, Pending, Source, State};
-use crate::config::{PARK_AFTER, PARK_AFTER_MAX, STAGING_MAX};
+use crate::config::{PARK_AFTER, PARK_AFTER_MAX};
 use crate::ids::{Offset, Oid};
 use crate::journal::{Change, PushWork};
 use crate::mutant::Mutant;
@@ -33,8 +33,11 @@ impl Consumer {
     /// The push to begin with, if there is one and room for it.
     fn next_due(&self, now: Now, repo: &RepoName, staged: bool) -> Option<Offset> {
         let entry = self.repos.get(repo)?;
-        let room =
-            if staged { entry.spooling.is_none() && self.lanes < STAGING_MAX } else { entry.receiving.is_none() };
+        let room = if staged {
+            entry.spooling.is_none() && self.lanes < self.limits.staging
+        } else {
+            entry.receiving.is_none()
+        };
         if !room || !entry.shapes.is_empty() || entry.not_before > now.at {
             return None;
         }

@@ -5,8 +5,8 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::Consumer;
 use super::work::{Aim, Source};
-use super::{Consumer, PENDING_MAX};
 use crate::ids::{Incarnation, Offset, Oid};
 use crate::journal::{Change, PushWork, Work};
 use crate::names::{RefName, RepoName};
@@ -41,7 +41,7 @@ impl Consumer {
         let busy: BTreeSet<RefName> = self.busy_refs(repo).cloned().collect();
         strayed.retain(|it| !busy.contains(&it.name));
         let Some(offset) = self.unused_below(repo, next) else { return };
-        if strayed.is_empty() || self.is_reshaped(repo) || self.pending.len() >= PENDING_MAX {
+        if strayed.is_empty() || self.is_reshaped(repo) || self.pending.len() >= self.limits.unproved {
             return;
         }
         let origin = strayed.iter().find_map(|it| it.entry.as_ref()).map_or(&self.site, |entry| &entry.site).clone();

@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 
 use super::Consumer;
 use super::work::State;
-use crate::config::EXCEPTIONS_MAX;
 use crate::ids::{Offset, Partition};
 use crate::journal::Work;
 use crate::mutant::Mutant;
@@ -118,7 +117,7 @@ impl Consumer {
             mark: None,
             except,
         };
-        mark.shorten(EXCEPTIONS_MAX);
+        mark.shorten(self.limits.exceptions);
         mark
     }
 }

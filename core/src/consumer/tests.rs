@@ -37,7 +37,8 @@ fn push_to(life: u64, name: &str, from: Option<Oid>, new: Oid, haves: Vec<Have>)
 
 fn consumer(work: Vec<(Offset, Work)>) -> Consumer {
     let ams = SiteId::parse("ams").expect("valid");
-    Consumer::new(Instant::default(), Partition(0), ams, Mutants::default(), Offset(0), work)
+    let config = Config::new(ams.clone(), vec![ams], 1);
+    Consumer::new(Instant::default(), Partition(0), &config, Offset(0), work)
 }
 
 /// Where the proof of `tip` may stop, if it is asked for.

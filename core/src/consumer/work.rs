@@ -200,6 +200,11 @@ impl RepoWork {
         self.receiving == Some(offset) || self.spooling == Some(offset)
     }
 
+    /// Its last shape could not be made before the log's end.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.shapes.last().is_some_and(|(offset, _)| self.left_alone == Some(*offset))
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.shapes.is_empty()
             && self.ensuring.is_none()

@@ -16,7 +16,7 @@ impl Part {
     pub(crate) fn watch(&mut self) {
         let lives = self.cache.unsaved_lives();
         let repos = lives.keys().chain(self.consumer.busy_repos()).cloned().collect();
-        self.watch = Some(Watch::new(repos, lives));
+        self.watch = Some(Watch::new(repos, lives, self.config.limits));
     }
 
     /// And what happens to a repository's refs. False if nothing can be said of it now.

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::staging::Staging;
 use super::{Job, Producer, PushJob, Stage, Want, words};
-use crate::config::{PUSHES_MAX, RECENT_REFS_MAX};
+use crate::config::RECENT_REFS_MAX;
 use crate::consumer::Consumer;
 use crate::ids::{Offset, Oid, PushId};
 use crate::mutant::Mutant;
@@ -82,7 +82,7 @@ impl Producer {
         if !self.in_force {
             return Some(words::STARTING.to_string());
         }
-        if self.jobs.len() >= PUSHES_MAX {
+        if self.jobs.len() >= self.config.limits.pushes {
             return Some(words::TOO_MANY.to_string());
         }
         let max = self.config.updates_max;

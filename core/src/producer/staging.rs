@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Job, Producer, Stage, Voice, words};
-use crate::config::{CHUNKS_AT_ONCE, RETRY_AFTER, STAGING_MAX};
+use crate::config::RETRY_AFTER;
 use crate::ids::{Offset, Oid, PushId};
 use crate::mutant::Mutant;
 use crate::port::{GitEffect, LogEffect, Now, Out, Owner, Spool, Topic};
@@ -47,8 +47,8 @@ impl Staging {
         }
     }
 
-    fn take(&mut self) -> Option<usize> {
-        if self.under_way >= CHUNKS_AT_ONCE {
+    fn take(&mut self, at_once: usize) -> Option<usize> {
+        if self.under_way >= at_once {
             return None;
         }
         let again = self.again.pop_first();
@@ -79,13 +79,13 @@ impl Producer {
         if self.chunks_due.is_some() {
             return;
         }
-        let (chunk_bytes, partition) = (self.chunk_bytes(), self.partition);
+        let (chunk_bytes, partition, limits) = (self.chunk_bytes(), self.partition, self.config.limits);
         let staging = self.jobs.iter_mut().filter_map(|(id, job)| match &mut job.stage {
             Stage::Staging(staging) => Some((*id, staging)),
             _ => None,
         });
-        for (id, staging) in staging.take(STAGING_MAX) {
-            while let Some(index) = staging.take() {
+        for (id, staging) in staging.take(limits.staging) {
+            while let Some(index) = staging.take(limits.chunks) {
                 let at = index as u64 * chunk_bytes;
                 let len = (staging.bytes - at).min(chunk_bytes) as usize;
                 let op = out.ask(Owner::ReadSpool(partition, id, index));
@@ -159,5 +159,3 @@ impl Producer {
         staging.sum()
     }
 }
-
-const _: () = assert!(CHUNKS_AT_ONCE > 0 && STAGING_MAX > 0);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use refrain_core::config::{EXCEPTIONS_MAX, PENDING_MAX};
+use refrain_core::config::Limits;
 use refrain_core::names::SiteId;
 
 use super::broken;
@@ -14,11 +14,17 @@ const NAME: &str = "memory-bounded";
 
 /// Whatever happens, entries in memory for each partition: pending work and what hangs on it (a journal key, a
 /// repository, three table entries an update), one batch of records, and bounded lists.
-const PARTITION_MAX: usize = 6 * PENDING_MAX;
+fn partition_max(limits: Limits) -> usize {
+    6 * limits.unshown + idle_partition_max(limits)
+}
+
 /// A site that has had nothing under way for so long holds bounded lists only.
 const IDLE_TICKS: u32 = 30;
 /// Overtaken offsets, published offsets beyond the mark, and publications that wait for a silent member.
-const IDLE_PARTITION_MAX: usize = 2 * EXCEPTIONS_MAX + 256;
+fn idle_partition_max(limits: Limits) -> usize {
+    2 * limits.exceptions + limits.cached
+}
+
 /// What was last heard of each site.
 const IDLE_SITE_MAX: usize = 256;
 
@@ -42,21 +48,21 @@ impl Invariant for MemoryBounded {
             return Vec::new();
         }
         let partitions = seen.naive.partitions.len();
-        seen.sites.iter().filter_map(|(site, view)| self.site(site, view, partitions)).collect()
+        seen.sites.iter().filter_map(|(site, view)| self.site(site, view, partitions, seen.limits)).collect()
     }
 }
 
 impl MemoryBounded {
-    fn site(&mut self, site: &SiteId, view: &SiteView, partitions: usize) -> Option<Violation> {
+    fn site(&mut self, site: &SiteId, view: &SiteView, partitions: usize, limits: Limits) -> Option<Violation> {
         if !view.up {
             self.idle.remove(site);
             return None;
         }
         // What a refused push had read stays until the next commit, a heartbeat away.
-        let most = IDLE_SITE_MAX + partitions * IDLE_PARTITION_MAX;
+        let most = IDLE_SITE_MAX + partitions * idle_partition_max(limits);
         let idle = self.idle.entry(site.clone()).or_default();
         *idle = if view.in_flight == 0 && view.held > most { *idle + 1 } else { 0 };
-        let max = if *idle > IDLE_TICKS { most } else { partitions * PARTITION_MAX };
+        let max = if *idle > IDLE_TICKS { most } else { partitions * partition_max(limits) };
         let what = format!("{site} holds {} entries with {} under way; {max} are allowed", view.held, view.in_flight);
         (view.held > max).then(|| broken(NAME, what))
     }

@@ -16,10 +16,6 @@ const QUIET: u64 = 40 * SECOND;
 /// start.
 const SHOWN_WITHIN: u64 = 240 * SECOND;
 
-/// A publication names up to so many that are published beyond one that waited; the journal forgets those with the
-/// next.
-const REPUBLISHED_MAX: usize = 64;
-
 /// Where a run stands.
 #[derive(Debug, Default)]
 pub struct Calm {
@@ -89,6 +85,9 @@ impl World {
             let site = self.hosts[host].site.clone();
             let Some(daemon) = self.hosts[host].daemon else { return Some(format!("{site} is down")) };
             if !self.observed.sites[&site].ready {
+                if std::env::var("DBGCORE").is_ok() && self.now() > self.plan.calm_at + 590 * SECOND {
+                    eprintln!("DBG {:#?}", self.daemons[daemon as usize].core.as_ref());
+                }
                 return Some(format!("{site} is not ready"));
             }
             if !self.daemons[daemon as usize].pushes.is_empty() {
@@ -193,7 +192,9 @@ impl World {
                 left.push(format!("spools {:?}", disk.spools.keys().collect::<Vec<_>>()));
             }
             let (work, verdicts) = disk.journal.open();
-            if !work.is_empty() || verdicts > REPUBLISHED_MAX {
+            // A publication names up to so many that are published beyond one that waited; the journal forgets those
+            // with the next.
+            if !work.is_empty() || verdicts > self.plan.limits.published {
                 left.push(format!("a journal with {work:?} to be done and {verdicts} pushes to republish"));
             }
             let pair = host.daemon.and_then(|daemon| self.observed.daemons.get(&daemon)).map(|it| (it.1, it.2));

@@ -7,7 +7,7 @@ fn below_the_floor_nothing_is_said_of_overtaken_pushes() {
     let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
     let mut consumer = consumer(vec![]);
     consumer.open(now, &mut out);
-    let many = EXCEPTIONS_MAX as u64 + 2;
+    let many = Limits::PRODUCTION.exceptions as u64 + 2;
     for at in 1..=many {
         let push = push("refs/heads/a", None, oid(at as u8), vec![]);
         consumer.accept(now, &mut out, Offset(at), push, Source::Inline(Arc::from([])));
@@ -17,7 +17,7 @@ fn below_the_floor_nothing_is_said_of_overtaken_pushes() {
     let (round, _) = consumer.begin_flush();
     consumer.flushed(round);
     let mark = consumer.mark(Offset(many + 2));
-    assert_eq!((mark.overtaken.len(), mark.floor), (EXCEPTIONS_MAX, Offset(3)));
+    assert_eq!((mark.overtaken.len(), mark.floor), (Limits::PRODUCTION.exceptions, Offset(3)));
     assert!((1..=many).all(|at| mark.applied(Offset(at)) && !mark.flushed(Offset(at))));
     assert!(mark.flushed(Offset(many + 1)));
 }

@@ -116,12 +116,12 @@ fn another_repository_has_its_turn_when_a_lane_is_free() {
     let mut consumer = consumer(vec![]);
     consumer.open(at(0), &mut out);
     let repo = |n: usize| RepoName::parse(&alloc::format!("r{n}")).expect("valid");
-    for n in 0..=crate::config::STAGING_MAX {
+    for n in 0..=Limits::PRODUCTION.staging {
         let Work::Push(push) = chunked(push("refs/heads/a", None, oid(1), vec![])) else { unreachable!() };
         let work = Work::Push(PushWork { repo: repo(n), ..push });
         consumer.accept(at(0), &mut out, Offset(10 + n as u64), work, Source::Log);
     }
-    assert_eq!(brought(&out.take()).0.len(), crate::config::STAGING_MAX);
+    assert_eq!(brought(&out.take()).0.len(), Limits::PRODUCTION.staging);
     consumer.chunks_read(at(0), &mut out, &repo(0), Offset(10), None);
     assert_eq!(brought(&out.take()).0.len(), 1);
 }

@@ -4,7 +4,8 @@ use super::*;
 
 /// As much accepted work as a site takes before it knows the log's end.
 fn full() -> Consumer {
-    let work = (0..PENDING_MAX as u64).map(|at| (Offset(at), push("refs/heads/a", None, oid(1), vec![])));
+    let work =
+        (0..Limits::PRODUCTION.unproved as u64).map(|at| (Offset(at), push("refs/heads/a", None, oid(1), vec![])));
     consumer(work.collect())
 }
 
@@ -18,6 +19,37 @@ fn a_site_without_room_takes_objects_in_before_the_logs_end_and_sets_nothing() {
     let reads = |effect: &Effect| matches!(effect, Effect::Log(crate::port::LogEffect::Read { from: Offset(0), .. }));
     assert!(effects.iter().any(reads), "it would never read on: {effects:?}");
     assert_eq!(last_edit(&effects), None);
+}
+
+#[test]
+fn what_waits_for_the_logs_end_does_not_keep_the_fold_from_it() {
+    let (now, mut out) = (Now::default(), Out::default());
+    let mut consumer = full();
+    let repo = RepoName::parse("repo").expect("valid");
+    // Another life of the repository is there, and a record yet unread may say that it is the one to stay.
+    consumer.accept(now, &mut out, Offset(9_000), Work::Repo { repo: repo.clone(), shape: made(9_000) }, Source::Log);
+    let received = crate::port::Received::Complete;
+    consumer.received(now, &mut out, &repo, Offset(0), received);
+    let pushes = (9_001..9_001 + Limits::PRODUCTION.unproved as u64).map(Offset);
+    for offset in pushes {
+        let work = push_to(9_000, "refs/heads/a", None, oid(1), vec![]);
+        consumer.accept(now, &mut out, offset, work, Source::Log);
+    }
+    assert!(consumer.is_full());
+    consumer.ensured(now, &mut out, &repo, false);
+    assert!(!consumer.is_full(), "nothing can be done for them before the fold has read on");
+    consumer.open(now, &mut out);
+    assert!(consumer.is_full());
+}
+
+#[test]
+fn what_is_parked_does_not_keep_the_fold_from_what_overtakes_it() {
+    let (mut out, repo) = (Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = full();
+    consumer.pump_all(at(0), &mut out);
+    assert!(consumer.is_full());
+    consumer.received(at(0), &mut out, &repo, Offset(0), crate::port::Received::Failed);
+    assert!(!consumer.is_full(), "a later push may overtake what no site has any more");
 }
 
 #[test]
