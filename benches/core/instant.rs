@@ -8,8 +8,8 @@ use refrain_core::ids::{Offset, Oid, Partition, PushId};
 use refrain_core::journal::Restored;
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{
-    Answer, ClientEffect, ClientInput, Effect, GitEffect, GitInput, Input, JournalEffect, JournalInput, LogEffect,
-    LogInput, Now, Order, Prepared, Read, Received, RefSet, Topic, Value, Wish,
+    Answer, ClientEffect, ClientInput, Effect, Ensured, GitEffect, GitInput, Input, JournalEffect, JournalInput,
+    LogEffect, LogInput, Now, Order, Prepared, Read, Received, RefSet, Topic, Value, Wish,
 };
 use refrain_core::progress::Report;
 use refrain_core::record::{Visibility, decode};
@@ -180,10 +180,10 @@ fn git(effect: GitEffect) -> Option<GitInput> {
         GitEffect::ReadRefs { op, .. } => GitInput::RefsRead { op, refs: None },
         GitEffect::ReadSpool { op, .. } => GitInput::SpoolRead { op, bytes: None },
         GitEffect::DropSpool { .. } => return None,
-        GitEffect::WriteSpool { op, .. }
-        | GitEffect::EnsureRepo { op, .. }
-        | GitEffect::Flush { op, .. }
-        | GitEffect::Fetch { op, .. } => GitInput::Done { op, ok: true },
+        GitEffect::EnsureRepo { op, .. } => GitInput::RepoEnsured { op, outcome: Ensured::Made },
+        GitEffect::WriteSpool { op, .. } | GitEffect::Flush { op, .. } | GitEffect::Fetch { op, .. } => {
+            GitInput::Done { op, ok: true }
+        }
     })
 }
 

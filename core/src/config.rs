@@ -96,6 +96,9 @@ pub struct Limits {
     pub packs_held: usize,
     /// Table entries of a partition kept between commits without a look at who needs them: some 100 KB.
     pub cached: usize,
+    /// Table entries of a partition that are changed and that the journal does not hold; above it the fold stops
+    /// reading, or a journal that hangs would fill memory. Some 25 MB.
+    pub unsaved: usize,
     /// Repositories that the audit lists and sums up at once.
     pub audit_batch: usize,
     /// Refs of a repository that the audit compares at once.
@@ -127,6 +130,7 @@ impl Limits {
         chunks: 4,
         packs_held: 8 << 20,
         cached: 256,
+        unsaved: 65_536,
         audit_batch: 64,
         audit_page: 512,
         candidates: 256,

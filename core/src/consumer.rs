@@ -29,7 +29,7 @@ use crate::ids::{Offset, Partition};
 use crate::journal::Work;
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName, SiteId};
-use crate::port::{GitEffect, Now, Out, Owner, RepoShape};
+use crate::port::{Ensured, GitEffect, Now, Out, Owner, RepoShape};
 use crate::time::Instant;
 
 /// One partition's projection.
@@ -41,6 +41,10 @@ pub struct Consumer {
     mutants: Mutants,
     /// The fold has reached the log's end since the start.
     open: bool,
+    /// It has not, and there is no room to wait for it: where nothing can go back, refs are set as their values come.
+    early: bool,
+    /// Repositories that were made since the start and before that end: nothing in them is newer than the fold.
+    made: BTreeSet<RepoName>,
     repos: BTreeMap<RepoName, RepoWork>,
     pending: BTreeMap<Offset, Pending>,
     /// Set in Git, and waiting for a flush; with the round of flushing that will cover it. A commit that comes before
@@ -89,6 +93,8 @@ impl Consumer {
             limits: config.limits,
             mutants: config.mutants,
             open: false,
+            early: false,
+            made: BTreeSet::new(),
             repos: BTreeMap::new(),
             pending: BTreeMap::new(),
             unflushed: BTreeMap::new(),
@@ -185,14 +191,25 @@ impl Consumer {
     /// The fold has reached the log's end: refs may be set from here on.
     pub(crate) fn open(&mut self, now: Now, out: &mut Out) {
         if !self.open {
-            self.open = true;
+            (self.open, self.early) = (true, false);
+            self.made.clear();
             self.pump_all(now, out);
         }
     }
 
-    /// Whether the journal's work and the log's records may be projected yet.
-    fn may_set(&self) -> bool {
-        self.open || self.mutants.on(Mutant::ReconcileEarly)
+    /// There is no room to wait for the log's end. In a repository that was there at the start Git may be newer than
+    /// what the fold knows, since the journal may be an old copy: that one waits still, and costs memory.
+    pub(crate) fn open_early(&mut self, now: Now, out: &mut Out) {
+        if !self.open && !self.early {
+            self.early = true;
+            self.pump_all(now, out);
+        }
+    }
+
+    /// Whether the journal's work and the log's records may be projected to a repository yet.
+    fn may_set(&self, repo: &RepoName) -> bool {
+        let early = || self.early && (self.made.contains(repo) || self.mutants.on(Mutant::CrowdedShowsAll));
+        self.open || early() || self.mutants.on(Mutant::ReconcileEarly)
     }
 
     pub(crate) fn pump_all(&mut self, now: Now, out: &mut Out) {
@@ -209,7 +226,7 @@ impl Consumer {
         }
         self.drop_unwanted_bases(repo);
         self.receive_next(now, out, repo);
-        if self.may_set() {
+        if self.may_set(repo) {
             self.set_refs(now, out, repo);
         }
         if self.repos.get(repo).is_some_and(RepoWork::is_idle) {
@@ -226,7 +243,8 @@ impl Consumer {
 
     /// Makes the repository itself be right before anything inside it. True while that is under way.
     fn ensure_shape(&mut self, now: Now, out: &mut Out, repo: &RepoName) -> bool {
-        let (may, full) = (self.may_set(), self.is_full());
+        let may = self.may_set(repo);
+        let full = self.early || self.is_full();
         let Some(entry) = self.repos.get_mut(repo) else { return true };
         if entry.ensuring.is_some() {
             return true;
@@ -247,11 +265,14 @@ impl Consumer {
     }
 
     /// The answer to [`GitEffect::EnsureRepo`].
-    pub(crate) fn ensured(&mut self, now: Now, out: &mut Out, repo: &RepoName, ok: bool) {
+    pub(crate) fn ensured(&mut self, now: Now, out: &mut Out, repo: &RepoName, outcome: Ensured) {
         self.dirty.insert(repo.clone());
+        if outcome == Ensured::Made && !self.open {
+            self.made.insert(repo.clone());
+        }
         let Some(entry) = self.repos.get_mut(repo) else { return };
         let Some(upto) = entry.ensuring.take() else { return };
-        if ok {
+        if outcome != Ensured::Failed {
             let done: Vec<Offset> = entry.shapes.iter().map(|(offset, _)| *offset).filter(|at| *at <= upto).collect();
             entry.shapes.retain(|(offset, _)| *offset > upto);
             for offset in done {
@@ -366,13 +387,42 @@ impl Consumer {
     /// only with records that are not read yet must not keep the fold from them: a push is proved in a life of its
     /// repository that is made at the log's end, a parked one may be overtaken.
     pub(crate) fn is_full(&self) -> bool {
-        let many = self.unshown() >= self.limits.unproved;
-        let counts = |it: &&Pending| match it.state {
+        if self.unshown() < self.limits.unproved {
+            return false;
+        }
+        self.to_be_looked_at().count() >= self.limits.unproved || self.is_overfull() && !self.waits_only()
+    }
+
+    fn to_be_looked_at(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.values().filter(|it| match it.state {
             State::Waiting | State::Busy => !self.waits_for_the_end(it) || self.mutants.on(Mutant::WaitsForItself),
             State::Parked { .. } => self.mutants.on(Mutant::ParkedKeepsFromReading),
             State::Ready | State::Staged { .. } => false,
-        };
-        many && (self.is_overfull() || self.pending.values().filter(counts).count() >= self.limits.unproved)
+        })
+    }
+
+    /// The fold waits for room, before the log's end: sees to it that there will be some. Which pushes count changes
+    /// with repositories that are pumped for other reasons, or not at all.
+    pub(crate) fn make_room(&mut self, now: Now, out: &mut Out) {
+        let asks = |entry: &RepoWork| entry.is_busy() || entry.ensuring.is_some();
+        if self.open || !self.is_full() || self.repos.values().any(asks) || self.mutants.on(Mutant::RoomMadeByNobody) {
+            return;
+        }
+        let repos: BTreeSet<RepoName> =
+            self.to_be_looked_at().filter_map(|it| it.push()).map(|push| push.repo.clone()).collect();
+        for repo in repos {
+            self.pump(now, out, &repo);
+            if self.repos.get(&repo).is_some_and(asks) {
+                return;
+            }
+        }
+    }
+
+    /// Whether what is not shown is too much only because of what comes to rest at the log's end, or later.
+    fn waits_only(&self) -> bool {
+        let here = |it: &Pending| it.push().is_some_and(|push| self.made.contains(&push.repo));
+        let shows = |it: &&Pending| it.state == State::Ready && here(it);
+        !self.open && self.pending.values().filter(shows).count() < self.limits.unshown
     }
 
     /// The push's repository is there in another life, and is not touched before the log's end.
@@ -400,7 +450,12 @@ impl Consumer {
 
     /// Things held in memory, for the bound on it.
     pub(crate) fn held(&self) -> usize {
-        self.unshown() + self.unflushed.len() + self.journalled.len() + self.repos.len() + self.overtaken.len()
+        self.unshown()
+            + self.unflushed.len()
+            + self.journalled.len()
+            + self.repos.len()
+            + self.overtaken.len()
+            + self.made.len()
     }
 }
 

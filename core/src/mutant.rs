@@ -107,6 +107,10 @@ mutants! {
     WaitsForItself = "waits-for-itself",
     /// Parked pushes count for the limit above which the fold stops reading.
     ParkedKeepsFromReading = "parked-keeps-from-reading",
+    /// A site without room to wait for the log's end shows what it has read, whatever is in Git.
+    CrowdedShowsAll = "crowded-shows-all",
+    /// A fold that waits for room, before the log's end, trusts that some push is looked at.
+    RoomMadeByNobody = "room-made-by-nobody",
     /// What is published already takes the places of what is not, when pushes are read back to be published.
     WindowOfPublished = "window-of-published",
     /// What a parked push was cut at is asked of other sites only, never of the log.

@@ -209,6 +209,7 @@ impl Part {
             || self.stopped.is_some()
             || !self.queue.is_empty()
             || self.consumer.is_full()
+            || self.cache.unsaved() >= self.config.limits.unsaved
             || self.retry.is_some()
         {
             return;
@@ -287,8 +288,10 @@ impl Part {
             self.caught_up = true;
             self.start_end = self.position;
         }
-        if self.caught_up || self.consumer.is_overfull() {
+        if self.caught_up {
             self.consumer.open(now, out);
+        } else if self.consumer.is_overfull() {
+            self.consumer.open_early(now, out);
         }
         self.read(out);
     }

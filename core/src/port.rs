@@ -176,13 +176,31 @@ pub enum GitInput {
         /// As many bytes as asked for; `None` if they could not be read.
         bytes: Option<Arc<[u8]>>,
     },
-    /// To [`GitEffect::WriteSpool`], [`GitEffect::EnsureRepo`], [`GitEffect::Flush`] and [`GitEffect::Fetch`].
+    /// To [`GitEffect::EnsureRepo`].
+    RepoEnsured {
+        /// The question.
+        op: Op,
+        /// What came of it.
+        outcome: Ensured,
+    },
+    /// To [`GitEffect::WriteSpool`], [`GitEffect::Flush`] and [`GitEffect::Fetch`].
     Done {
         /// The question.
         op: Op,
         /// Whether it worked.
         ok: bool,
     },
+}
+
+/// What came of a repository that was to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ensured {
+    /// There was none, or another life that was removed: it is new, and empty.
+    Made,
+    /// It was there, or is gone as it should be.
+    Done,
+    /// It could not be done, or was not to be.
+    Failed,
 }
 
 /// A push's pack.

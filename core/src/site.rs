@@ -200,6 +200,7 @@ impl Site {
             }
             self.judged.extend(part.verdicts.drain(..).map(|(offset, verdict)| (partition, offset, verdict)));
             part.evict_many();
+            part.consumer.make_room(now, &mut self.out);
             part.read(&mut self.out);
         }
         self.read_progress();
@@ -358,10 +359,12 @@ impl Site {
                     self.audit.refs(now, &mut self.out, &mut self.parts, refs);
                 }
             }
-            GitInput::Done { op, ok } => match self.out.owner(op) {
-                Some(Owner::Ensure(partition, repo)) => {
-                    self.with(partition, |part, out, _| part.consumer.ensured(now, out, &repo, ok));
+            GitInput::RepoEnsured { op, outcome } => {
+                if let Some(Owner::Ensure(partition, repo)) = self.out.owner(op) {
+                    self.with(partition, |part, out, _| part.consumer.ensured(now, out, &repo, outcome));
                 }
+            }
+            GitInput::Done { op, ok } => match self.out.owner(op) {
                 Some(Owner::WriteSpool(partition, repo, offset)) => {
                     self.with(partition, |part, out, _| part.consumer.spool_written(now, out, &repo, offset, ok));
                 }

@@ -118,6 +118,8 @@ pub struct Cache {
     reading: BTreeMap<TableKey, u32>,
     /// Commit that will carry the changes made now.
     round: u64,
+    /// Changes that the journal is not known to hold.
+    unsaved: usize,
 }
 
 #[derive(Debug)]
@@ -192,7 +194,8 @@ impl Cache {
 
     /// Changes an entry.
     pub fn set(&mut self, key: TableKey, entry: Option<TableEntry>) {
-        self.slots.insert(key, Slot { entry, dirty: Some(self.round) });
+        let former = self.slots.insert(key, Slot { entry, dirty: Some(self.round) });
+        self.unsaved += usize::from(former.is_none_or(|slot| slot.dirty.is_none()));
     }
 
     /// The changes that no commit carries yet, and the round to confirm them by.
@@ -208,6 +211,7 @@ impl Cache {
         for slot in self.slots.values_mut() {
             if slot.dirty.is_some_and(|dirty| dirty <= round) {
                 slot.dirty = None;
+                self.unsaved -= 1;
             }
         }
     }
@@ -239,6 +243,11 @@ impl Cache {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Changes that the journal is not known to hold.
+    pub fn unsaved(&self) -> usize {
+        self.unsaved
     }
 
     /// Entries held in memory.
@@ -279,6 +288,21 @@ mod tests {
         assert_eq!(cache.get(&key), Some(&TableEntry::Dir(2)));
         saved(&mut cache);
         assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn what_is_changed_twice_is_unsaved_once_and_until_the_last_change_is_saved() {
+        let key = TableKey::Dir(Incarnation(1), Arc::from("refs/heads/a"));
+        let mut cache = Cache::default();
+        cache.set(key.clone(), Some(TableEntry::Dir(1)));
+        cache.set(key.clone(), Some(TableEntry::Dir(2)));
+        assert_eq!(cache.unsaved(), 1);
+        let (round, _) = cache.commit();
+        cache.set(key, None);
+        cache.committed(round);
+        assert_eq!(cache.unsaved(), 1);
+        saved(&mut cache);
+        assert_eq!(cache.unsaved(), 0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Machines and the daemons on them: a disk with a journal and repositories, clocks, and a supervisor that starts the
 //! daemon again. Two machines can claim to be the same site.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::ids::{Incarnation, Op, PushId};
 use refrain_core::names::{RepoName, SiteId};
@@ -46,6 +46,8 @@ pub struct Disk {
     pub journal: Journal,
     /// The hidden parts of the repositories.
     pub extras: BTreeMap<RepoName, Extra>,
+    /// Lives that were removed, as the state directory keeps them.
+    pub removed: BTreeSet<(RepoName, Incarnation)>,
     /// Packs on their way to and from the log, until the next start.
     pub spools: BTreeMap<Spool, Vec<u8>>,
     /// The visible parts, of a shadow only; a site's own are in `Observed`.

@@ -168,17 +168,18 @@ fn draw_limits(narrow: bool, rng: &mut Rng) -> Limits {
         read_records: up_to(12),
         pushes: 1 + up_to(8),
         appends: up_to(4),
-        unproved: 3 + up_to(20),
-        unshown: 2_000,
+        unproved: 2 + up_to(12),
+        unshown: 40 + up_to(120),
         exceptions: up_to(6),
         staging: up_to(2),
         chunks: up_to(3),
         packs_held: up_to(2_000),
         cached: up_to(16),
+        unsaved: up_to(40),
         audit_batch: up_to(2),
         audit_page: up_to(6),
-        candidates: up_to(4),
-        published: up_to(4),
+        candidates: up_to(2),
+        published: up_to(8),
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use refrain_core::ids::Op;
 use refrain_core::port::{
-    ClientEffect, ClientInput, Effect, GitEffect, GitInput, Input, JournalEffect, JournalInput, LogEffect, LogInput,
-    PackSource,
+    ClientEffect, ClientInput, Effect, Ensured, GitEffect, GitInput, Input, JournalEffect, JournalInput, LogEffect,
+    LogInput, PackSource,
 };
 
 /// Lines, if wanted, and the hash.
@@ -132,6 +132,7 @@ pub fn input_ids(input: &Input) -> (u64, u64) {
         Input::Git(GitInput::Prepared { op, .. }) => (6, op.0),
         Input::Git(GitInput::Received { op, .. }) => (7, op.0),
         Input::Git(GitInput::RefsSet { op, results }) => (8 + ((results.len() as u64) << 8), op.0),
+        Input::Git(GitInput::RepoEnsured { op, outcome }) => (9 + (u64::from(*outcome != Ensured::Failed) << 8), op.0),
         Input::Git(GitInput::Done { op, ok }) => (9 + (u64::from(*ok) << 8), op.0),
         Input::Journal(JournalInput::TableRead { op, .. }) => (10, op.0),
         Input::Journal(JournalInput::Committed { op }) => (11, op.0),

@@ -20,7 +20,7 @@ impl Consumer {
     pub(super) fn receive_next(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
         // Before the log's end is reached nobody knows which refs a crash left without their objects, so proofs have
         // little to stop at: they wait, unless a site that is rebuilt has no room left to read on.
-        if !self.may_set() && !self.is_full() {
+        if !self.early && !self.may_set(repo) && !self.is_full() {
             return;
         }
         for staged in [false, true] {

@@ -16,7 +16,8 @@ use crate::ids::{Oid, PushId};
 use crate::journal::Session as Stored;
 use crate::names::{RefName, SiteId};
 use crate::port::{
-    GitEffect, JournalEffect, LogEffect, Notice, Order, PackSource, Prepared, Received, RefSet, Spool, Topic, Wish,
+    Ensured, GitEffect, JournalEffect, LogEffect, Notice, Order, PackSource, Prepared, Received, RefSet, Spool, Topic,
+    Wish,
 };
 use crate::record::{Body, Chunk, Visibility, decode};
 use crate::table::{TableEntry, TableKey};
@@ -268,9 +269,8 @@ impl World {
             GitEffect::DigestRefs { op, repos, .. } => GitInput::RefsDigested { op, digests: vec![None; repos.len()] },
             GitEffect::ReadRefs { op, .. } => GitInput::RefsRead { op, refs: None },
             GitEffect::DropSpool { .. } => unreachable!("it is not answered"),
-            GitEffect::EnsureRepo { op, .. } | GitEffect::Flush { op, .. } | GitEffect::Fetch { op, .. } => {
-                GitInput::Done { op, ok: true }
-            }
+            GitEffect::EnsureRepo { op, .. } => GitInput::RepoEnsured { op, outcome: Ensured::Made },
+            GitEffect::Flush { op, .. } | GitEffect::Fetch { op, .. } => GitInput::Done { op, ok: true },
         }
     }
 

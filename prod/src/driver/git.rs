@@ -13,7 +13,9 @@ use anyhow::{Context, Result};
 use refrain_core::ids::{Digest, Offset, Oid, Op, Partition};
 use refrain_core::journal::Work;
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::port::{GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape};
+use refrain_core::port::{
+    Ensured, GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape,
+};
 use refrain_core::record::Have;
 use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
@@ -206,8 +208,11 @@ impl GitPort {
                 GitInput::RefsSet { op, results }
             }
             GitEffect::EnsureRepo { op, repo, shape, if_absent } => {
-                let done = self.ensure(&repo, shape.as_ref(), if_absent);
-                self.done(op, &format!("repository {repo}"), done)
+                let outcome = self.ensure(&repo, shape.as_ref(), if_absent).unwrap_or_else(|why| {
+                    tracing::error!("repository {repo}: {why:#}");
+                    Ensured::Failed
+                });
+                GitInput::RepoEnsured { op, outcome }
             }
             GitEffect::DigestRefs { op, repos, key } => {
                 let sum = |repo: &RepoName| {
@@ -374,35 +379,47 @@ impl GitPort {
         }
     }
 
-    /// A repository of another life is moved into the state directory, never deleted.
-    fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<()> {
+    /// Whether this life of a repository was removed here before, and where to it goes now.
+    fn removed(&self, repo: &RepoName, life: Option<u64>) -> (bool, PathBuf) {
+        let name = format!("{}-{}.git", repo.as_str().replace('/', "+"), life.unwrap_or(0));
+        let of = |at: u32| self.places.state.join("removed").join(format!("{name}.{at}"));
+        let free = (0..).find(|at| !of(*at).exists()).expect("some number is free");
+        (free > 0, of(free))
+    }
+
+    /// A repository of another life is moved into the state directory, never deleted. Before the log's end (`if_absent`)
+    /// nothing is moved, and no life is made that was moved before: the journal may be an old copy, and Git newer.
+    fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<Ensured> {
         let path = self.path(repo);
         self.stores.forget(&path);
         let life = repositories::life(&path);
         let wanted = shape.map(|shape| shape.incarnation.0);
         // Without the mark it is one whose making was cut short: nothing was ever pushed to it.
         let other_life = path.exists() && (wanted.is_none() || life.is_some_and(|life| Some(life) != wanted));
+        let (was_here, _) = self.removed(repo, wanted);
+        let over = other_life || !path.exists() && was_here;
+        anyhow::ensure!(
+            !if_absent || !over,
+            "a later record may say otherwise; it stays until the log is read to its end"
+        );
         if other_life {
-            anyhow::ensure!(!if_absent, "another life of it is there; it stays until the log is read to its end");
-            let removed = self.places.state.join("removed");
-            std::fs::create_dir_all(&removed)?;
-            let name = format!("{}-{}.git", repo.as_str().replace('/', "+"), life.unwrap_or(0));
-            let to = (0u32..).map(|at| removed.join(format!("{name}.{at}"))).find(|to| !to.exists());
-            let to = to.expect("some number is free");
+            let (_, to) = self.removed(repo, life);
+            std::fs::create_dir_all(to.parent().expect("it is in a directory"))?;
             std::fs::rename(&path, &to)
                 .with_context(|| format!("cannot move {} to {}", path.display(), to.display()))?;
         }
-        let Some(shape) = shape else { return Ok(()) };
+        let Some(shape) = shape else { return Ok(Ensured::Done) };
         let store = Store::create(&path, shape.head.as_str(), &self.disks)?;
         if life.is_none() && !other_life && !store.refs()?.is_empty() {
             anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
         }
         store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
-        if life != wanted {
-            repositories::write_life(&path, shape.incarnation.0)?;
+        if life == wanted {
+            return Ok(Ensured::Done);
         }
-        Ok(())
+        repositories::write_life(&path, shape.incarnation.0)?;
+        Ok(Ensured::Made)
     }
 }
 

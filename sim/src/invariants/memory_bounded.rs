@@ -12,10 +12,19 @@ use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
 
 const NAME: &str = "memory-bounded";
 
-/// Whatever happens, entries in memory for each partition: pending work and what hangs on it (a journal key, a
-/// repository, three table entries an update), one batch of records, and bounded lists.
-fn partition_max(limits: Limits) -> usize {
-    6 * limits.unshown + idle_partition_max(limits)
+/// A push that is not shown and what hangs on it: a journal key, a repository, three table entries of an update.
+const PUSH_MAX: usize = 6;
+
+/// Table entries that the verdict on one update reads or changes: the ref, what its name lies below, what lies below it.
+const UPDATE_MAX: usize = 6;
+
+/// Whatever happens, entries in memory for each partition: pushes, unsaved table entries and one batch of records
+/// beyond them, pushes that are checked, each with up to `widest` updates, and bounded lists.
+fn partition_max(limits: Limits, widest: usize) -> usize {
+    PUSH_MAX * limits.unshown
+        + limits.unsaved
+        + UPDATE_MAX * widest * (limits.read_records + limits.pushes)
+        + idle_partition_max(limits)
 }
 
 /// A site that has had nothing under way for so long holds bounded lists only.
@@ -32,6 +41,10 @@ const IDLE_SITE_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct MemoryBounded {
     idle: BTreeMap<SiteId, u32>,
+    /// Updates of the longest push.
+    widest: usize,
+    /// Pushes that were looked at for that.
+    pushes: usize,
 }
 
 impl Invariant for MemoryBounded {
@@ -47,13 +60,23 @@ impl Invariant for MemoryBounded {
         if !matches!(event, Event::Tick | Event::AtRest) {
             return Vec::new();
         }
-        let partitions = seen.naive.partitions.len();
-        seen.sites.iter().filter_map(|(site, view)| self.site(site, view, partitions, seen.limits)).collect()
+        let offered = seen.pushes[self.pushes..].iter().map(|push| push.updates.len());
+        self.widest = offered.max().unwrap_or(0).max(self.widest);
+        self.pushes = seen.pushes.len();
+        let (partitions, limits) = (seen.naive.partitions.len(), seen.limits);
+        let records = seen.naive.partitions.values().map(|partition| partition.decisions.len()).sum();
+        seen.sites.iter().filter_map(|(site, view)| self.site(site, view, (partitions, records), limits)).collect()
     }
 }
 
 impl MemoryBounded {
-    fn site(&mut self, site: &SiteId, view: &SiteView, partitions: usize, limits: Limits) -> Option<Violation> {
+    fn site(
+        &mut self,
+        site: &SiteId,
+        view: &SiteView,
+        (partitions, records): (usize, usize),
+        limits: Limits,
+    ) -> Option<Violation> {
         if !view.up {
             self.idle.remove(site);
             return None;
@@ -62,7 +85,9 @@ impl MemoryBounded {
         let most = IDLE_SITE_MAX + partitions * idle_partition_max(limits);
         let idle = self.idle.entry(site.clone()).or_default();
         *idle = if view.in_flight == 0 && view.held > most { *idle + 1 } else { 0 };
-        let max = if *idle > IDLE_TICKS { most } else { partitions * partition_max(limits) };
+        // A site that starts behind shows nothing in a repository that was there, before it has caught up.
+        let behind = if view.ready { 0 } else { PUSH_MAX * records };
+        let max = if *idle > IDLE_TICKS { most } else { partitions * partition_max(limits, self.widest) + behind };
         let what = format!("{site} holds {} entries with {} under way; {max} are allowed", view.held, view.in_flight);
         (view.held > max).then(|| broken(NAME, what))
     }

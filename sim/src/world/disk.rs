@@ -5,8 +5,8 @@ use std::sync::Arc;
 use refrain_core::ids::{Offset, Oid, Op};
 use refrain_core::names::{RepoName, SiteId};
 use refrain_core::port::{
-    Edit, GitEffect, GitInput, Hide, Input, JournalEffect, JournalInput, PackSource, Prepared, Received, RefSet,
-    RepoShape,
+    Edit, Ensured, GitEffect, GitInput, Hide, Input, JournalEffect, JournalInput, PackSource, Prepared, Received,
+    RefSet, RepoShape,
 };
 
 use super::{Happening, World};
@@ -191,8 +191,7 @@ impl World {
                 GitInput::RefsSet { op, results }
             }
             GitEffect::EnsureRepo { repo, shape, if_absent, .. } => {
-                let ok = self.ensure(host, &repo, shape, if_absent);
-                GitInput::Done { op, ok }
+                GitInput::RepoEnsured { op, outcome: self.ensure(host, &repo, shape, if_absent) }
             }
             GitEffect::DigestRefs { repos, key, .. } => {
                 let digests = repos.iter().map(|repo| self.repo(host, repo).map(|(mut repo, _)| repo.refs_sum(key)));
@@ -323,12 +322,17 @@ impl World {
     }
 
     /// False if another life of the repository is there and is to be left alone.
-    fn ensure(&mut self, host: usize, repo: &RepoName, shape: Option<RepoShape>, if_absent: bool) -> bool {
+    fn ensure(&mut self, host: usize, repo: &RepoName, shape: Option<RepoShape>, if_absent: bool) -> Ensured {
         let life = self.hosts[host].disk.extras.get(repo).map(|extra| extra.shape.incarnation);
         let same = life == shape.as_ref().map(|shape| shape.incarnation);
-        if if_absent && life.is_some() && !same {
-            return false;
+        let was_here = |shape: &RepoShape| self.hosts[host].disk.removed.contains(&(repo.clone(), shape.incarnation));
+        if if_absent && !same && (life.is_some() || shape.as_ref().is_some_and(was_here)) {
+            return Ensured::Failed;
         }
+        if let Some(former) = life.filter(|_| !same) {
+            self.hosts[host].disk.removed.insert((repo.clone(), former));
+        }
+        let outcome = if shape.is_some() && !same { Ensured::Made } else { Ensured::Done };
         match shape {
             Some(shape) if same => {
                 if let Some(view) = self.views(host).get_mut(repo) {
@@ -348,7 +352,7 @@ impl World {
                 self.emptied(host, repo, former);
             }
         }
-        true
+        outcome
     }
 
     fn emptied(&mut self, host: usize, repo: &RepoName, former: Option<RepoView>) {

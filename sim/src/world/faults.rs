@@ -331,6 +331,7 @@ impl World {
         if repos_too {
             self.spoil_backups(host);
             self.hosts[host].disk.extras = disk.extras;
+            self.hosts[host].disk.removed = disk.removed;
             let mut views = disk.views;
             for view in views.values_mut() {
                 view.swept = self.new_view().swept;

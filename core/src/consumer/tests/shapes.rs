@@ -36,7 +36,7 @@ fn what_waits_for_the_logs_end_does_not_keep_the_fold_from_it() {
         consumer.accept(now, &mut out, offset, work, Source::Log);
     }
     assert!(consumer.is_full());
-    consumer.ensured(now, &mut out, &repo, false);
+    consumer.ensured(now, &mut out, &repo, Ensured::Failed);
     assert!(!consumer.is_full(), "nothing can be done for them before the fold has read on");
     consumer.open(now, &mut out);
     assert!(consumer.is_full());
@@ -50,6 +50,48 @@ fn what_is_parked_does_not_keep_the_fold_from_what_overtakes_it() {
     assert!(consumer.is_full());
     consumer.received(at(0), &mut out, &repo, Offset(0), crate::port::Received::Failed);
     assert!(!consumer.is_full(), "a later push may overtake what no site has any more");
+}
+
+/// One push to a repository that the site made since its start, or that it found, in a site without any room.
+fn crowded(outcome: Ensured) -> Option<(Option<Oid>, Option<Oid>)> {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    (consumer.limits.unproved, consumer.limits.unshown) = (1, 2);
+    consumer.accept(now, &mut out, Offset(1), Work::Repo { repo: repo.clone(), shape: made(1) }, Source::Log);
+    let pack = Source::Inline(Arc::from([]));
+    consumer.accept(now, &mut out, Offset(2), push_to(1, "refs/heads/a", None, oid(1), vec![]), pack);
+    assert!(consumer.is_overfull());
+    consumer.open_early(now, &mut out);
+    assert_eq!(shapes(&out.take()), [made(1)]);
+    consumer.ensured(now, &mut out, &repo, outcome);
+    consumer.received(now, &mut out, &repo, Offset(2), crate::port::Received::Complete);
+    assert!(!consumer.is_full(), "the fold must read on");
+    last_edit(&out.take())
+}
+
+#[test]
+fn a_site_without_any_room_shows_before_the_logs_end_what_only_it_can_have_set() {
+    assert_eq!(crowded(Ensured::Made), Some((None, Some(oid(1)))));
+    // This life of the repository was there, so its refs may be newer than the fold.
+    assert_eq!(crowded(Ensured::Done), None);
+}
+
+#[test]
+fn a_fold_that_waits_for_room_has_something_looked_at() {
+    let (now, mut out) = (Now::default(), Out::default());
+    let mut consumer = consumer(vec![]);
+    let pack = || Source::Inline(Arc::from([]));
+    for at in 0..3 {
+        consumer.accept(now, &mut out, Offset(at), push("refs/heads/a", None, oid(1), vec![]), pack());
+    }
+    // As when a repository stopped to wait for the log's end: now these are too many, and nobody touched theirs.
+    consumer.limits.unproved = 3;
+    out.take();
+    consumer.make_room(now, &mut out);
+    let receives = |effect: &Effect| matches!(effect, Effect::Git(GitEffect::Receive { .. }));
+    assert_eq!(out.take().iter().filter(|it| receives(it)).count(), 1);
+    consumer.make_room(now, &mut out);
+    assert!(out.take().is_empty(), "it is under way");
 }
 
 #[test]
@@ -79,7 +121,7 @@ fn a_repository_that_could_not_be_made_is_tried_again() {
     consumer.open(at(0), &mut out);
     consumer.accept(at(0), &mut out, Offset(10), Work::Repo { repo: repo.clone(), shape: made(10) }, Source::Log);
     assert_eq!(shapes(&out.take()), [made(10)]);
-    consumer.ensured(at(0), &mut out, &repo, false);
+    consumer.ensured(at(0), &mut out, &repo, Ensured::Failed);
     assert_eq!(consumer.poll_timeout(), Some(at(250).at));
     consumer.wake(at(250), &mut out);
     assert_eq!(shapes(&out.take()), [made(10)]);
@@ -121,10 +163,10 @@ fn a_push_to_an_ended_life_is_owed_until_git_shows_the_end() {
     assert!(journalled.contains(&Offset(10)), "a restart would forget it");
     // Another repository's end says nothing of it.
     consumer.accept(now, &mut out, Offset(12), Work::Repo { repo: other(), shape: None }, Source::Log);
-    consumer.ensured(now, &mut out, &other(), true);
+    consumer.ensured(now, &mut out, &other(), Ensured::Made);
     assert!(consumer.is_pending(Offset(10)));
     consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Complete);
-    consumer.ensured(now, &mut out, &repo, true);
+    consumer.ensured(now, &mut out, &repo, Ensured::Made);
     assert!(!consumer.is_pending(Offset(10)));
 }
 
@@ -138,7 +180,7 @@ fn a_shape_that_was_made_is_not_the_one_that_was_asked_for_meanwhile() {
     consumer.accept(now, &mut out, Offset(11), push_to(10, "refs/heads/a", None, oid(1), vec![]), pack);
     consumer.accept(now, &mut out, Offset(12), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
     out.take();
-    consumer.ensured(now, &mut out, &repo, true);
+    consumer.ensured(now, &mut out, &repo, Ensured::Made);
     assert_eq!(shapes(&out.take()), [None]);
     let (round, _) = consumer.begin_flush();
     consumer.flushed(round);
@@ -151,7 +193,7 @@ fn a_repository_that_was_made_is_flushed() {
     let mut consumer = consumer(vec![]);
     consumer.open(now, &mut out);
     consumer.accept(now, &mut out, Offset(10), Work::Repo { repo: repo.clone(), shape: made(10) }, Source::Log);
-    consumer.ensured(now, &mut out, &repo, true);
+    consumer.ensured(now, &mut out, &repo, Ensured::Made);
     assert_eq!(consumer.begin_flush().1, [repo].into());
 }
 
@@ -163,6 +205,6 @@ fn a_site_without_room_makes_a_repository_before_the_logs_end_only_where_none_is
     let only = |effect: &Effect| matches!(effect, Effect::Git(GitEffect::EnsureRepo { if_absent: true, .. }));
     assert!(out.take().iter().any(only), "a later record may say otherwise");
     consumer.accept(now, &mut out, Offset(9_001), Work::Repo { repo: other(), shape: None }, Source::Log);
-    consumer.ensured(now, &mut out, &other(), false);
+    consumer.ensured(now, &mut out, &other(), Ensured::Failed);
     assert_eq!(shapes(&out.take()), [], "nor takes it one away");
 }

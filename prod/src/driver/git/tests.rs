@@ -49,6 +49,11 @@ impl World {
     }
 }
 
+fn shape(life: u64) -> RepoShape {
+    let head = RefName::parse("refs/heads/main").expect("a name");
+    RepoShape { incarnation: refrain_core::ids::Incarnation(life), head }
+}
+
 fn oid(digit: u8) -> Oid {
     Oid([digit; 20])
 }
@@ -95,4 +100,19 @@ fn keep_refs_go_when_the_core_says_so_and_no_other_does() {
     std::fs::remove_file(lock).expect("removed");
     assert_eq!(world.set(&[], &[Offset(8)]), []);
     assert_eq!(kept(), [false, false]);
+}
+
+#[test]
+fn before_the_logs_end_no_life_is_removed_and_none_that_was_removed_is_made_again() {
+    let world = World::new();
+    let repo = RepoName::parse("deep/r").expect("a name");
+    let ensure = |shape: Option<RepoShape>, if_absent| world.port.ensure(&repo, shape.as_ref(), if_absent);
+    assert_eq!(ensure(Some(shape(5)), true).expect("none was there"), Ensured::Made);
+    assert_eq!(ensure(Some(shape(5)), true).expect("it is there"), Ensured::Done);
+    assert!(ensure(Some(shape(4)), true).is_err() && ensure(None, true).is_err());
+    assert_eq!(ensure(None, false).expect("moved away"), Ensured::Done);
+    // An old copy of the journal knows nothing of its end.
+    assert!(ensure(Some(shape(5)), true).is_err() && !world.port.path(&repo).exists());
+    assert_eq!(ensure(Some(shape(9)), true).expect("this one never was here"), Ensured::Made);
+    assert_eq!(ensure(Some(shape(5)), false).expect("at the end the log is right"), Ensured::Made);
 }
