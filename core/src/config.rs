@@ -79,8 +79,8 @@ pub struct Limits {
     pub appends: usize,
     /// Accepted records of one partition whose objects are still to be looked at here; above it the fold stops reading.
     pub unproved: usize,
-    /// And all that are not shown here yet. Those that are proved or parked cost a journal entry each, so there may be
-    /// more of them.
+    /// When as many are proved and could be shown here, the fold stops reading, too; and a site that is to read on to
+    /// the log's end shows from here on what it may before. What waits for records that are not read yet has no limit.
     pub unshown: usize,
     /// Exceptions in one partition's progress; when there are more, the mark stops below the first left out. Never
     /// above [`EXCEPTIONS_MAX`].
@@ -96,8 +96,8 @@ pub struct Limits {
     pub packs_held: usize,
     /// Table entries of a partition kept between commits without a look at who needs them: some 100 KB.
     pub cached: usize,
-    /// Table entries of a partition that are changed and that the journal does not hold; above it the fold stops
-    /// reading, or a journal that hangs would fill memory. Some 25 MB.
+    /// Records that were folded and table entries that they changed, of a partition, that the journal does not hold;
+    /// above it the fold stops reading, or a disk that hangs would fill memory. Some 25 MB.
     pub unsaved: usize,
     /// Repositories that the audit lists and sums up at once.
     pub audit_batch: usize,
@@ -118,6 +118,16 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Each at least 1, and no report or publication longer than others take.
+    pub const fn are_sound(&self) -> bool {
+        let Limits { read_records, pushes, appends, unproved, unshown, exceptions, staging, chunks, .. } = *self;
+        let Limits { packs_held, cached, unsaved, audit_batch, audit_page, candidates, published, .. } = *self;
+        let work = read_records > 0 && pushes > 0 && appends > 0 && unproved > 0 && unshown > 0 && staging > 0;
+        let held = chunks > 0 && packs_held > 0 && cached > 0 && unsaved > 0 && audit_batch > 0 && audit_page > 0;
+        let told = exceptions > 0 && candidates > 0 && published > 0;
+        work && held && told && exceptions <= EXCEPTIONS_MAX && published <= PUBLISHED_MAX
+    }
+
     /// What daemons run with.
     pub const PRODUCTION: Limits = Limits {
         read_records: 256,
@@ -137,6 +147,8 @@ impl Limits {
         published: PUBLISHED_MAX,
     };
 }
+
+const _: () = assert!(Limits::PRODUCTION.are_sound());
 
 /// Exceptions that one partition's progress may name; a report with more is malformed.
 pub const EXCEPTIONS_MAX: usize = 64;

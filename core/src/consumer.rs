@@ -2,8 +2,9 @@
 //!
 //! Owns, per partition, the accepted work that Git does not durably show yet. Reconciles instead of replaying: each ref
 //! goes to the newest accepted value whose objects are proved to be here and which may be shown; older ones are done
-//! with it. Never sets a ref before that proof, never before the fold has reached the log's end after a start, and
-//! never skips an update in silence: one whose objects cannot be had is parked, retried and counted as not applied.
+//! with it. Never sets a ref before that proof; never before the fold has reached the log's end after a start, unless
+//! there is no room and nothing can go back; and never skips an update in silence: one whose objects cannot be had is
+//! parked, retried and counted as not applied.
 
 mod bases;
 mod chunks;
@@ -26,7 +27,7 @@ use work::{Pending, RepoWork, State};
 
 use crate::config::{Config, Limits};
 use crate::ids::{Offset, Partition};
-use crate::journal::Work;
+use crate::journal::{PushWork, Work};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::port::{Ensured, GitEffect, Now, Out, Owner, RepoShape};
@@ -43,7 +44,9 @@ pub struct Consumer {
     open: bool,
     /// It has not, and there is no room to wait for it: where nothing can go back, refs are set as their values come.
     early: bool,
-    /// Repositories that were made since the start and before that end: nothing in them is newer than the fold.
+    /// The journal that the site started with is as new as what the site last reported, and so as Git.
+    in_step: bool,
+    /// Repositories that were made since the start and before that end: nothing in them is newer than the fold either.
     made: BTreeSet<RepoName>,
     repos: BTreeMap<RepoName, RepoWork>,
     pending: BTreeMap<Offset, Pending>,
@@ -94,6 +97,7 @@ impl Consumer {
             mutants: config.mutants,
             open: false,
             early: false,
+            in_step: false,
             made: BTreeSet::new(),
             repos: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -144,7 +148,7 @@ impl Consumer {
                     let new = || work::RefWork::new(change.from);
                     let work = entry.refs.entry(change.name.clone()).or_insert_with(new);
                     work.values.push((offset, change.new));
-                    if !self.open {
+                    if !self.open && !self.made.contains(&push.repo) {
                         work.unsure = Some(offset);
                     }
                 }
@@ -197,8 +201,8 @@ impl Consumer {
         }
     }
 
-    /// There is no room to wait for the log's end. In a repository that was there at the start Git may be newer than
-    /// what the fold knows, since the journal may be an old copy: that one waits still, and costs memory.
+    /// There is no room to wait for the log's end. If the journal is an old copy, Git may be newer than what the fold
+    /// knows in a repository that was there at the start: that one waits still, and costs memory.
     pub(crate) fn open_early(&mut self, now: Now, out: &mut Out) {
         if !self.open && !self.early {
             self.early = true;
@@ -206,9 +210,17 @@ impl Consumer {
         }
     }
 
+    /// Nothing in Git is newer than the journal was.
+    pub(crate) fn trust(&mut self, now: Now, out: &mut Out) {
+        if !core::mem::replace(&mut self.in_step, true) && self.early {
+            self.pump_all(now, out);
+        }
+    }
+
     /// Whether the journal's work and the log's records may be projected to a repository yet.
     fn may_set(&self, repo: &RepoName) -> bool {
-        let early = || self.early && (self.made.contains(repo) || self.mutants.on(Mutant::CrowdedShowsAll));
+        let known = || self.in_step || self.made.contains(repo) || self.mutants.on(Mutant::CrowdedShowsAll);
+        let early = || self.early && known();
         self.open || early() || self.mutants.on(Mutant::ReconcileEarly)
     }
 
@@ -269,7 +281,11 @@ impl Consumer {
         self.dirty.insert(repo.clone());
         if outcome == Ensured::Made && !self.open {
             self.made.insert(repo.clone());
+            // What is empty has no ref that a crash left in doubt.
+            let refs = self.repos.get_mut(repo).map(|entry| entry.refs.values_mut());
+            refs.into_iter().flatten().for_each(|work| work.unsure = None);
         }
+        let may = self.may_set(repo);
         let Some(entry) = self.repos.get_mut(repo) else { return };
         let Some(upto) = entry.ensuring.take() else { return };
         if outcome != Ensured::Failed {
@@ -279,7 +295,7 @@ impl Consumer {
                 self.finish(offset, false);
             }
             self.finish_ended(repo, upto);
-        } else if !self.open {
+        } else if !may {
             entry.left_alone = Some(upto);
         } else {
             entry.not_before = now.at + crate::config::RETRY_AFTER;
@@ -390,7 +406,8 @@ impl Consumer {
         if self.unshown() < self.limits.unproved {
             return false;
         }
-        self.to_be_looked_at().count() >= self.limits.unproved || self.is_overfull() && !self.waits_only()
+        self.to_be_looked_at().count() >= self.limits.unproved
+            || self.is_overfull() && self.to_be_shown().count() >= self.limits.unshown
     }
 
     fn to_be_looked_at(&self) -> impl Iterator<Item = &Pending> {
@@ -404,6 +421,9 @@ impl Consumer {
     /// The fold waits for room, before the log's end: sees to it that there will be some. Which pushes count changes
     /// with repositories that are pumped for other reasons, or not at all.
     pub(crate) fn make_room(&mut self, now: Now, out: &mut Out) {
+        if self.is_overfull() {
+            self.open_early(now, out);
+        }
         let asks = |entry: &RepoWork| entry.is_busy() || entry.ensuring.is_some();
         if self.open || !self.is_full() || self.repos.values().any(asks) || self.mutants.on(Mutant::RoomMadeByNobody) {
             return;
@@ -418,20 +438,28 @@ impl Consumer {
         }
     }
 
-    /// Whether what is not shown is too much only because of what comes to rest at the log's end, or later.
-    fn waits_only(&self) -> bool {
-        let here = |it: &Pending| it.push().is_some_and(|push| self.made.contains(&push.repo));
-        let shows = |it: &&Pending| it.state == State::Ready && here(it);
-        !self.open && self.pending.values().filter(shows).count() < self.limits.unshown
+    /// Pushes whose refs can be set: neither a later one whose objects are still missing is in their way, nor the log's
+    /// end that is still to be reached.
+    fn to_be_shown(&self) -> impl Iterator<Item = &Pending> {
+        let free = |entry: &RepoWork, at: Offset, push: &PushWork| {
+            let unsure = push.changes.iter().filter_map(|change| entry.refs.get(&change.name)?.unsure);
+            unsure.into_iter().all(|newest| newest <= at)
+        };
+        self.pending.iter().filter_map(move |(at, it)| {
+            let push = it.push().filter(|push| it.state == State::Ready && self.may_set(&push.repo))?;
+            self.repos.get(&push.repo).is_some_and(|entry| free(entry, *at, push)).then_some(it)
+        })
     }
 
-    /// The push's repository is there in another life, and is not touched before the log's end.
+    /// Nothing can be done for the push before the log's end: its repository's shape could not be made, or there is no
+    /// room for proofs that nothing can be shown by.
     fn waits_for_the_end(&self, pending: &Pending) -> bool {
-        let entry = pending.push().and_then(|push| self.repos.get(&push.repo));
-        !self.open && entry.is_some_and(RepoWork::is_left_alone)
+        let Some(push) = pending.push() else { return false };
+        let left = || self.repos.get(&push.repo).is_some_and(RepoWork::is_left_alone);
+        !self.open && !self.may_set(&push.repo) && (self.early || left())
     }
 
-    /// Whether a site that is rebuilt has to set refs before the log's end, or it would never get there.
+    /// Whether a site that is still to reach the log's end has more to show than it has room for.
     pub(crate) fn is_overfull(&self) -> bool {
         self.unshown() >= self.limits.unshown
     }

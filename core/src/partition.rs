@@ -21,6 +21,7 @@ use crate::journal::{Change, PushWork, Work};
 use crate::mutant::Mutant;
 use crate::port::{JournalEffect, LogEffect, Notice, Now, Out, Owner, Read, Topic, Value};
 use crate::producer::{Producer, Voice};
+use crate::progress::Report;
 use crate::record::{Body, Decoded, Push, Record, Visibility};
 use crate::refdb::{Control, Fold, Judgement, Verdict};
 use crate::table::{Cache, TableKey};
@@ -54,6 +55,9 @@ pub(crate) struct Part {
     pub producer: Producer,
     config: Arc<Config>,
     queue: VecDeque<Unjudged>,
+    /// What the journal had folded when the site started, and what it is known to have folded by now.
+    started_at: Offset,
+    saved_to: Offset,
     /// Where the next read begins.
     position: Offset,
     /// The log's end as last seen.
@@ -109,6 +113,8 @@ impl Part {
             producer,
             config,
             queue: VecDeque::new(),
+            started_at: position,
+            saved_to: position,
             position,
             end: Offset(0),
             reading: false,
@@ -209,7 +215,7 @@ impl Part {
             || self.stopped.is_some()
             || !self.queue.is_empty()
             || self.consumer.is_full()
-            || self.cache.unsaved() >= self.config.limits.unsaved
+            || self.unsaved() >= self.config.limits.unsaved
             || self.retry.is_some()
         {
             return;
@@ -396,6 +402,16 @@ impl Part {
         self.producer.append_next(now, out, voice);
     }
 
+    /// The journal holds what was folded up to `to`.
+    pub(crate) fn saved(&mut self, to: Offset) {
+        self.saved_to = to;
+    }
+
+    /// Records and table entries that the journal is not known to hold.
+    fn unsaved(&self) -> usize {
+        self.cache.unsaved() + self.fold.control().next.0.saturating_sub(self.saved_to.0) as usize
+    }
+
     /// Checks one push or order.
     pub(crate) fn check(&mut self, now: Now, out: &mut Out, id: crate::ids::PushId) {
         self.producer.check(now, out, &self.fold, &mut self.cache, &self.consumer, id);
@@ -452,6 +468,11 @@ impl Part {
     /// Git shows all that the log held when this daemon started, but for what cannot be had.
     pub(crate) fn serves(&self) -> bool {
         self.caught_up && !self.consumer.has_open_before(self.start_end)
+    }
+
+    /// The journal that the site started with had folded all that `report` says.
+    pub(crate) fn had_folded(&self, report: &Report) -> bool {
+        report.partitions.get(&self.partition).is_none_or(|mark| mark.next <= self.started_at)
     }
 
     pub(crate) fn held(&self) -> usize {

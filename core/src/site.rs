@@ -70,6 +70,7 @@ pub struct Site {
 impl Site {
     /// A daemon starts with what its journal held.
     pub fn start(now: Now, config: Config, restored: Restored, rng: Rng) -> (Self, Vec<Effect>) {
+        assert!(config.limits.are_sound(), "limits that no site can work with: {:?}", config.limits);
         let config = Arc::new(config);
         let mut controls: BTreeMap<Partition, _> = restored.controls.into_iter().map(|it| (it.partition, it)).collect();
         let mut work: BTreeMap<Partition, Vec<(Offset, Work)>> = BTreeMap::new();
@@ -184,6 +185,7 @@ impl Site {
         // Only an acknowledgement that is waited for needs to know who is in force.
         let waits = self.parts.iter().any(|part| part.producer.waits());
         let control = waits.then(|| self.parts[0].fold.control().clone());
+        let in_step = self.is_in_step();
         for part in &mut self.parts {
             let partition = part.partition;
             part.produce(now, &mut self.out, &mut self.session.voice);
@@ -200,6 +202,9 @@ impl Site {
             }
             self.judged.extend(part.verdicts.drain(..).map(|(offset, verdict)| (partition, offset, verdict)));
             part.evict_many();
+            if in_step {
+                part.consumer.trust(now, &mut self.out);
+            }
             part.consumer.make_room(now, &mut self.out);
             part.read(&mut self.out);
         }
@@ -214,6 +219,13 @@ impl Site {
         self.report(now);
         self.ask_times(now);
         self.out.take()
+    }
+
+    /// Whether Git can be no newer than the journal that this start began with. A site reports only what its journal
+    /// holds, and nothing before it has reached the log's end: until then the last report is a former start's.
+    fn is_in_step(&self) -> bool {
+        let said = self.peers.of(&self.config.site);
+        self.progress_read && said.is_none_or(|report| self.parts.iter().all(|part| part.had_folded(report)))
     }
 
     fn aggregate(&mut self, now: Now) {

@@ -20,7 +20,7 @@ impl Consumer {
     pub(super) fn receive_next(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
         // Before the log's end is reached nobody knows which refs a crash left without their objects, so proofs have
         // little to stop at: they wait, unless a site that is rebuilt has no room left to read on.
-        if !self.early && !self.may_set(repo) && !self.is_full() {
+        if !self.may_set(repo) && (self.early || !self.is_full()) {
             return;
         }
         for staged in [false, true] {
@@ -168,7 +168,8 @@ impl Consumer {
         }
         let Some(entry) = self.repos.get(&push.repo) else { return Vec::new() };
         // A power failure may have kept a ref and taken its objects, if neither was flushed.
-        let sure = |name: &RefName| self.open && entry.refs.get(name).is_none_or(|work| work.unsure.is_none());
+        let sure =
+            |name: &RefName| self.may_set(&push.repo) && entry.refs.get(name).is_none_or(|work| work.unsure.is_none());
         let mut hide: Vec<Hide> = boundary_refs(push).into_iter().filter(sure).map(Hide::Shown).collect();
         for offset in &entry.offsets {
             if let Some(earlier) = self.pending.get(offset).filter(|it| it.proved()).and_then(|it| it.push()) {

@@ -170,7 +170,7 @@ pub(super) struct RepoWork {
     pub shapes: Vec<(Offset, Option<RepoShape>)>,
     /// The shape being made.
     pub ensuring: Option<Offset>,
-    /// The shape that could not be made before the log's end, because another life is there.
+    /// The shape that could not be made before the log's end: usually because another life is there.
     pub left_alone: Option<Offset>,
     /// Nothing is tried before.
     pub not_before: Instant,

@@ -200,7 +200,7 @@ pub enum GitEffect {
         repo: RepoName,
         /// What it should be; `None`: gone.
         shape: Option<RepoShape>,
-        /// The log is not read to its end: leave another life alone, and make none that was removed here before.
+        /// The log is not read to its end: leave another life or HEAD alone, and make no life that was removed here.
         if_absent: bool,
     },
     /// Sum up the refs of repositories, but for HEAD, symbolic ones and those below `refs/refrain/`.

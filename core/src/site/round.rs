@@ -24,7 +24,7 @@ enum Phase {
     Flushing(Vec<(u64, BTreeSet<RepoName>)>),
     /// The journal is being written; per partition, the cache's round, and what may be said once it is durable; and the
     /// session, if it is part of that.
-    Committing(Vec<u64>, BTreeMap<Partition, Mark>, Option<Stored>),
+    Committing(Vec<(u64, Offset)>, BTreeMap<Partition, Mark>, Option<Stored>),
 }
 
 /// The site's round.
@@ -100,7 +100,7 @@ impl Site {
         let ahead = self.config.mutants.on(Mutant::JournalAhead);
         for part in &mut self.parts {
             let (round, tables) = part.cache.commit();
-            rounds.push(round);
+            rounds.push((round, part.fold.control().next));
             commit.tables.extend(tables.into_iter().map(|(key, entry)| (part.partition, key, entry)));
             let mut work = part.consumer.commit();
             work.retain(|(_, _, work)| !ahead || work.is_none());
@@ -124,8 +124,9 @@ impl Site {
     /// The answer to [`JournalEffect::Commit`].
     pub(super) fn committed(&mut self, now: Now) {
         let Phase::Committing(rounds, marks, session) = core::mem::take(&mut self.round.phase) else { return };
-        for (part, round) in self.parts.iter_mut().zip(rounds) {
+        for (part, (round, to)) in self.parts.iter_mut().zip(rounds) {
             part.cache.committed(round);
+            part.saved(to);
             part.evict();
         }
         // It may have changed since the commit was sent; then the next one carries it.

@@ -398,10 +398,8 @@ impl GitPort {
         let other_life = path.exists() && (wanted.is_none() || life.is_some_and(|life| Some(life) != wanted));
         let (was_here, _) = self.removed(repo, wanted);
         let over = other_life || !path.exists() && was_here;
-        anyhow::ensure!(
-            !if_absent || !over,
-            "a later record may say otherwise; it stays until the log is read to its end"
-        );
+        let later = "a later record may have ended this life; it is left alone until the log is read to its end";
+        anyhow::ensure!(!if_absent || !over, later);
         if other_life {
             let (_, to) = self.removed(repo, life);
             std::fs::create_dir_all(to.parent().expect("it is in a directory"))?;
@@ -413,6 +411,8 @@ impl GitPort {
         if life.is_none() && !other_life && !store.refs()?.is_empty() {
             anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
         }
+        let newer = if_absent && life == wanted && store.head()? != shape.head.as_str();
+        anyhow::ensure!(!newer, "a later record may have set another HEAD; it stays until the log is read to its end");
         store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
         if life == wanted {

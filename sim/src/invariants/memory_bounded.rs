@@ -31,7 +31,7 @@ fn partition_max(limits: Limits, widest: usize) -> usize {
 const IDLE_TICKS: u32 = 30;
 /// Overtaken offsets, published offsets beyond the mark, and publications that wait for a silent member.
 fn idle_partition_max(limits: Limits) -> usize {
-    2 * limits.exceptions + limits.cached
+    limits.exceptions + limits.published + limits.candidates + limits.cached
 }
 
 /// What was last heard of each site.

@@ -29,6 +29,8 @@ pub(super) struct NoRefGoesBack {
     shown: BTreeMap<Place, usize>,
     /// Refs that somebody changed behind the daemon and that it has not set since.
     foreign: BTreeSet<Place>,
+    /// Refs that somebody ever changed: a power failure may bring his value back, if the daemon's was not flushed.
+    ever: BTreeSet<Place>,
     /// Sites between a loss and being ready again.
     recovering: BTreeSet<SiteId>,
     known: Known,
@@ -49,6 +51,7 @@ impl Invariant for NoRefGoesBack {
             Event::RefSet { site, repo, name, to, foreign, .. } => {
                 let place = (site.clone(), repo.clone(), name.clone());
                 if *foreign {
+                    self.ever.insert(place.clone());
                     self.foreign.insert(place);
                     return Vec::new();
                 }
@@ -61,6 +64,7 @@ impl Invariant for NoRefGoesBack {
             Event::Emptied { site, repo, refs } => self.emptied(seen, site, repo, refs),
             Event::Stopped { site, power: true, .. } | Event::DiskLost { site } => {
                 self.recovering.insert(site.clone());
+                self.foreign.extend(self.ever.iter().filter(|place| place.0 == *site).cloned());
                 Vec::new()
             }
             Event::Ready { site, daemon } if self.recovering.remove(site) => self.recovered(seen, site, *daemon),
@@ -182,6 +186,23 @@ mod tests {
             assert_eq!(run(&mut check, &world, &[lost, again, ready]).len(), found);
         }
     }
+
+    #[test]
+    fn a_power_failure_may_bring_back_what_somebody_set_and_the_daemon_had_put_back() {
+        for (changed, found) in [(false, 1), (true, 0)] {
+            let mut world = world();
+            let set = world.show("ams", "a", value(2));
+            let Event::RefSet { site, repo, name, from, to, .. } = set.clone() else { unreachable!() };
+            let theirs = Event::RefSet { site: site.clone(), repo, name, from: to, to: from, foreign: changed };
+            let lost = Event::Stopped { site: site.clone(), daemon: 0, power: true };
+            let events = if changed { vec![set.clone(), theirs, set, lost] } else { vec![set, lost] };
+            let mut check = NoRefGoesBack::default();
+            assert_eq!(run(&mut check, &world, &events), []);
+            world.show("ams", "a", value(1));
+            assert_eq!(run(&mut check, &world, &[Event::Ready { site, daemon: 1 }]).len(), found);
+        }
+    }
+
     #[test]
     fn a_repository_that_is_made_anew_without_a_deletion_goes_back() {
         let mut world = world();

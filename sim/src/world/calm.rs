@@ -85,9 +85,6 @@ impl World {
             let site = self.hosts[host].site.clone();
             let Some(daemon) = self.hosts[host].daemon else { return Some(format!("{site} is down")) };
             if !self.observed.sites[&site].ready {
-                if std::env::var("DBGCORE").is_ok() && self.now() > self.plan.calm_at + 590 * SECOND {
-                    eprintln!("DBG {:#?}", self.daemons[daemon as usize].core.as_ref());
-                }
                 return Some(format!("{site} is not ready"));
             }
             if !self.daemons[daemon as usize].pushes.is_empty() {

@@ -321,12 +321,16 @@ impl World {
         }
     }
 
-    /// False if another life of the repository is there and is to be left alone.
+    /// What prod does, too: before the log's end (`if_absent`) nothing that may be newer is touched, or made again.
     fn ensure(&mut self, host: usize, repo: &RepoName, shape: Option<RepoShape>, if_absent: bool) -> Ensured {
         let life = self.hosts[host].disk.extras.get(repo).map(|extra| extra.shape.incarnation);
         let same = life == shape.as_ref().map(|shape| shape.incarnation);
         let was_here = |shape: &RepoShape| self.hosts[host].disk.removed.contains(&(repo.clone(), shape.incarnation));
         if if_absent && !same && (life.is_some() || shape.as_ref().is_some_and(was_here)) {
+            return Ensured::Failed;
+        }
+        let head = self.hosts[host].disk.extras.get(repo).map(|extra| &extra.shape.head);
+        if if_absent && same && shape.as_ref().map(|shape| &shape.head) != head {
             return Ensured::Failed;
         }
         if let Some(former) = life.filter(|_| !same) {

@@ -52,8 +52,9 @@ fn what_is_parked_does_not_keep_the_fold_from_what_overtakes_it() {
     assert!(!consumer.is_full(), "a later push may overtake what no site has any more");
 }
 
-/// One push to a repository that the site made since its start, or that it found, in a site without any room.
-fn crowded(outcome: Ensured) -> Option<(Option<Oid>, Option<Oid>)> {
+/// One push to a repository that the site made since its start, or that it found, in a site without any room, whose
+/// journal may be an old copy or is in step with Git.
+fn crowded(outcome: Ensured, in_step: bool) -> Option<(Option<Oid>, Option<Oid>)> {
     let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
     let mut consumer = consumer(vec![]);
     (consumer.limits.unproved, consumer.limits.unshown) = (1, 2);
@@ -65,15 +66,60 @@ fn crowded(outcome: Ensured) -> Option<(Option<Oid>, Option<Oid>)> {
     assert_eq!(shapes(&out.take()), [made(1)]);
     consumer.ensured(now, &mut out, &repo, outcome);
     consumer.received(now, &mut out, &repo, Offset(2), crate::port::Received::Complete);
-    assert!(!consumer.is_full(), "the fold must read on");
-    last_edit(&out.take())
+    if in_step {
+        consumer.trust(now, &mut out);
+    }
+    let edit = last_edit(&out.take());
+    // More come while Git is at work on that one.
+    for offset in [Offset(3), Offset(4)] {
+        let work = push_to(1, "refs/heads/b", None, oid(offset.0 as u8), vec![]);
+        consumer.accept(now, &mut out, offset, work, Source::Inline(Arc::from([])));
+        consumer.received(now, &mut out, &repo, offset, crate::port::Received::Complete);
+    }
+    assert!(consumer.is_overfull());
+    assert_eq!(consumer.is_full(), edit.is_some(), "the fold waits for what Git is at work on, and for nothing else");
+    edit
 }
 
 #[test]
 fn a_site_without_any_room_shows_before_the_logs_end_what_only_it_can_have_set() {
-    assert_eq!(crowded(Ensured::Made), Some((None, Some(oid(1)))));
-    // This life of the repository was there, so its refs may be newer than the fold.
-    assert_eq!(crowded(Ensured::Done), None);
+    let edit = Some((None, Some(oid(1))));
+    assert_eq!(crowded(Ensured::Made, false), edit);
+    // This life of the repository was there, so its refs may be newer than the fold, if the journal may be older.
+    assert_eq!(crowded(Ensured::Done, false), None);
+    assert_eq!(crowded(Ensured::Done, true), edit);
+}
+
+#[test]
+fn a_repository_of_this_start_that_could_not_be_changed_is_tried_again_after_a_while() {
+    let (now, mut out, repo) = (at(0), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    (consumer.limits.unproved, consumer.limits.unshown) = (1, 1);
+    consumer.accept(now, &mut out, Offset(1), Work::Repo { repo: repo.clone(), shape: made(1) }, Source::Log);
+    consumer.open_early(now, &mut out);
+    consumer.ensured(now, &mut out, &repo, Ensured::Made);
+    out.take();
+    consumer.accept(now, &mut out, Offset(2), Work::Repo { repo: repo.clone(), shape: made(1) }, Source::Log);
+    assert_eq!(shapes(&out.take()), [made(1)]);
+    consumer.ensured(now, &mut out, &repo, Ensured::Failed);
+    assert_eq!((shapes(&out.take()), consumer.poll_timeout()), (vec![], Some(at(250).at)));
+}
+
+#[test]
+fn a_start_with_more_to_show_than_it_has_room_for_shows_it() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let pushes = (2..6).map(|at| (Offset(at), push_to(1, "refs/heads/a", None, oid(at as u8), vec![])));
+    let made_once = [(Offset(1), Work::Repo { repo: repo.clone(), shape: made(1) })];
+    let mut consumer = consumer(made_once.into_iter().chain(pushes).collect());
+    (consumer.limits.unproved, consumer.limits.unshown) = (1, 2);
+    // The fold is full before it has read anything.
+    consumer.make_room(now, &mut out);
+    consumer.ensured(now, &mut out, &repo, Ensured::Made);
+    for offset in (2..6).map(Offset) {
+        consumer.received(now, &mut out, &repo, offset, crate::port::Received::Complete);
+        consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    }
+    assert!(!consumer.is_full() && last_edit(&out.take()).is_some());
 }
 
 #[test]

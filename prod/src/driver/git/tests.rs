@@ -110,6 +110,8 @@ fn before_the_logs_end_no_life_is_removed_and_none_that_was_removed_is_made_agai
     assert_eq!(ensure(Some(shape(5)), true).expect("none was there"), Ensured::Made);
     assert_eq!(ensure(Some(shape(5)), true).expect("it is there"), Ensured::Done);
     assert!(ensure(Some(shape(4)), true).is_err() && ensure(None, true).is_err());
+    let head = RefName::parse("refs/heads/dev").expect("a name");
+    assert!(ensure(Some(RepoShape { head, ..shape(5) }), true).is_err(), "it may be an older one");
     assert_eq!(ensure(None, false).expect("moved away"), Ensured::Done);
     // An old copy of the journal knows nothing of its end.
     assert!(ensure(Some(shape(5)), true).is_err() && !world.port.path(&repo).exists());
