@@ -82,7 +82,6 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::FlipDeadlineEarly => &["crash", "power"],
         Mutant::AnsweredPushKept => &["append-unknown", "log-down", "one-way", "partition"],
         Mutant::KeepNotTaken => &["gc"],
-        Mutant::WaitsForItself => &["recreate"],
         Mutant::CrowdedShowsAll => &["old-journal"],
         Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
