@@ -4,6 +4,7 @@
 //! offset order, each once. A log that was truncated, re-created or cut off below the position is a detected state: the
 //! partition stops and says so; nothing jumps.
 
+mod memory;
 pub(crate) mod watched;
 
 use alloc::collections::{BTreeSet, VecDeque};
@@ -21,7 +22,6 @@ use crate::journal::{Change, PushWork, Work};
 use crate::mutant::Mutant;
 use crate::port::{JournalEffect, LogEffect, Notice, Now, Out, Owner, Read, Topic, Value};
 use crate::producer::{Producer, Voice};
-use crate::progress::Report;
 use crate::record::{Body, Decoded, Push, Record, Visibility};
 use crate::refdb::{Control, Fold, Judgement, Verdict};
 use crate::table::{Cache, TableKey};
@@ -402,35 +402,9 @@ impl Part {
         self.producer.append_next(now, out, voice);
     }
 
-    /// The journal holds what was folded up to `to`.
-    pub(crate) fn saved(&mut self, to: Offset) {
-        self.saved_to = to;
-    }
-
-    /// Records and table entries that the journal is not known to hold.
-    fn unsaved(&self) -> usize {
-        self.cache.unsaved() + self.fold.control().next.0.saturating_sub(self.saved_to.0) as usize
-    }
-
     /// Checks one push or order.
     pub(crate) fn check(&mut self, now: Now, out: &mut Out, id: crate::ids::PushId) {
         self.producer.check(now, out, &self.fold, &mut self.cache, &self.consumer, id);
-    }
-
-    /// Lets clean table entries go once many have gathered: refused pushes read them, and no commit follows.
-    pub(crate) fn evict_many(&mut self) {
-        if self.cache.len() > self.evict_above {
-            self.evict();
-            self.evict_above = self.config.limits.cached.max(2 * self.cache.len());
-        }
-    }
-
-    /// Lets table entries go that the journal holds and nobody waits for.
-    pub(crate) fn evict(&mut self) {
-        let queued = self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok());
-        let mut wanted: BTreeSet<TableKey> = queued.flat_map(|record| self.fold.needs(&self.cache, record)).collect();
-        wanted.extend(self.producer.wanted(&self.fold, &self.cache));
-        self.cache.evict(&wanted);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -468,19 +442,6 @@ impl Part {
     /// Git shows all that the log held when this daemon started, but for what cannot be had.
     pub(crate) fn serves(&self) -> bool {
         self.caught_up && !self.consumer.has_open_before(self.start_end)
-    }
-
-    /// The journal that the site started with had folded all that `report` says.
-    pub(crate) fn had_folded(&self, report: &Report) -> bool {
-        report.partitions.get(&self.partition).is_none_or(|mark| mark.next <= self.started_at)
-    }
-
-    pub(crate) fn held(&self) -> usize {
-        self.watch.as_ref().map_or(0, Watch::len)
-            + self.cache.len()
-            + self.queue.len()
-            + self.consumer.held()
-            + self.producer.held()
     }
 
     pub(crate) fn in_flight(&self) -> usize {

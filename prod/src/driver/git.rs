@@ -208,11 +208,7 @@ impl GitPort {
                 GitInput::RefsSet { op, results }
             }
             GitEffect::EnsureRepo { op, repo, shape, if_absent } => {
-                let outcome = self.ensure(&repo, shape.as_ref(), if_absent).unwrap_or_else(|why| {
-                    tracing::error!("repository {repo}: {why:#}");
-                    Ensured::Failed
-                });
-                GitInput::RepoEnsured { op, outcome }
+                GitInput::RepoEnsured { op, outcome: self.ensured(&repo, shape.as_ref(), if_absent) }
             }
             GitEffect::DigestRefs { op, repos, key } => {
                 let sum = |repo: &RepoName| {
@@ -379,6 +375,13 @@ impl GitPort {
         }
     }
 
+    fn ensured(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Ensured {
+        self.ensure(repo, shape, if_absent).unwrap_or_else(|why| {
+            tracing::error!("repository {repo}: {why:#}");
+            Ensured::Failed
+        })
+    }
+
     /// Whether this life of a repository was removed here before, and where to it goes now.
     fn removed(&self, repo: &RepoName, life: Option<u64>) -> (bool, PathBuf) {
         let name = format!("{}-{}.git", repo.as_str().replace('/', "+"), life.unwrap_or(0));
@@ -387,8 +390,8 @@ impl GitPort {
         (free > 0, of(free))
     }
 
-    /// A repository of another life is moved into the state directory, never deleted. Before the log's end (`if_absent`)
-    /// nothing is moved, and no life is made that was moved before: the journal may be an old copy, and Git newer.
+    /// A repository of another life is moved into the state directory, never deleted. Before the log's end
+    /// (`if_absent`) nothing is moved, and no life is made that was moved before: the journal may be an old copy.
     fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<Ensured> {
         let path = self.path(repo);
         self.stores.forget(&path);

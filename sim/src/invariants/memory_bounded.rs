@@ -15,7 +15,8 @@ const NAME: &str = "memory-bounded";
 /// A push that is not shown and what hangs on it: a journal key, a repository, three table entries of an update.
 const PUSH_MAX: usize = 6;
 
-/// Table entries that the verdict on one update reads or changes: the ref, what its name lies below, what lies below it.
+/// Table entries that the verdict on one update reads or changes: the ref, what its name lies below, and what lies below
+/// it.
 const UPDATE_MAX: usize = 6;
 
 /// Whatever happens, entries in memory for each partition: pushes, unsaved table entries and one batch of records

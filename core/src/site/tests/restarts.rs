@@ -113,3 +113,26 @@ fn a_late_record_of_a_former_start_says_nothing_of_the_push_of_the_same_number()
     assert_eq!(world.records()[before..], ["push", "barrier", "push"]);
     assert_eq!(world.replies.last(), Some(&(PushId(4), vec![Answer::Ok])));
 }
+
+#[test]
+fn a_fold_stops_reading_while_the_journal_hangs_and_goes_on_with_it() {
+    let mut world = World::new();
+    world.tune = |config| config.limits.unsaved = 8;
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    world.create(&mut site);
+    world.pass(&mut site, Duration::from_secs(3));
+    world.stalled = true;
+    for value in 1..20 {
+        world.push(&mut site, u64::from(value) + 1, (value > 1).then(|| value - 1), value);
+        world.pass(&mut site, Duration::from_millis(100));
+    }
+    let folded = site.parts[0].fold.control().next;
+    let end = Offset(world.records().len() as u64);
+    assert!(folded < end, "all of it is in memory");
+    world.stalled = false;
+    let held = core::mem::take(&mut world.held);
+    world.run(&mut site, held);
+    world.pass(&mut site, Duration::from_secs(3));
+    assert!(site.parts[0].fold.control().next >= end);
+}

@@ -1,0 +1,52 @@
+//! What a partition holds in memory, and what of it the journal holds as well.
+//!
+//! Promises that nothing is let go that somebody waits for or that the journal is not known to hold.
+
+use alloc::collections::BTreeSet;
+
+use super::Part;
+use crate::audit::Watch;
+use crate::ids::Offset;
+use crate::progress::Report;
+use crate::table::TableKey;
+
+impl Part {
+    /// Lets clean table entries go once many have gathered: refused pushes read them, and no commit follows.
+    pub(crate) fn evict_many(&mut self) {
+        if self.cache.len() > self.evict_above {
+            self.evict();
+            self.evict_above = self.config.limits.cached.max(2 * self.cache.len());
+        }
+    }
+
+    /// Lets table entries go that the journal holds and nobody waits for.
+    pub(crate) fn evict(&mut self) {
+        let queued = self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok());
+        let mut wanted: BTreeSet<TableKey> = queued.flat_map(|record| self.fold.needs(&self.cache, record)).collect();
+        wanted.extend(self.producer.wanted(&self.fold, &self.cache));
+        self.cache.evict(&wanted);
+    }
+
+    /// The journal holds what was folded up to `to`.
+    pub(crate) fn saved(&mut self, to: Offset) {
+        self.saved_to = to;
+    }
+
+    /// Records and table entries that the journal is not known to hold.
+    pub(super) fn unsaved(&self) -> usize {
+        self.cache.unsaved() + self.fold.control().next.0.saturating_sub(self.saved_to.0) as usize
+    }
+
+    /// The journal that the site started with had folded all that `report` says.
+    pub(crate) fn had_folded(&self, report: &Report) -> bool {
+        report.partitions.get(&self.partition).is_none_or(|mark| mark.next <= self.started_at)
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.watch.as_ref().map_or(0, Watch::len)
+            + self.cache.len()
+            + self.queue.len()
+            + self.consumer.held()
+            + self.producer.held()
+    }
+}
