@@ -15,7 +15,7 @@ const NAME: &str = "memory-bounded";
 /// A push that is not shown and what hangs on it: a journal key, a repository, three table entries of an update.
 const PUSH_MAX: usize = 6;
 
-/// Table entries that the verdict on one update reads or changes: the ref, what its name lies below, and what lies below
+/// Table entries that the verdict on one update reads or changes: the ref, what its name lies below, what lies below
 /// it.
 const UPDATE_MAX: usize = 6;
 
