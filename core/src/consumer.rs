@@ -245,11 +245,7 @@ impl Consumer {
             self.repos.remove(repo);
         }
         if core::mem::take(&mut self.lane_freed) {
-            let waits = |it: &&Pending| it.state == State::Waiting && it.is_chunked();
-            let next = self.pending.values().find(waits).and_then(|it| it.push()).map(|push| push.repo.clone());
-            if let Some(next) = next.filter(|next| next != repo) {
-                self.pump(now, out, &next);
-            }
+            self.pass_lane_on(now, out, repo);
         }
     }
 

@@ -111,6 +111,8 @@ mutants! {
     CrowdedShowsAll = "crowded-shows-all",
     /// A fold that waits for room, before the log's end, trusts that some push is looked at.
     RoomMadeByNobody = "room-made-by-nobody",
+    /// A parked push whose moment comes while no lane for long packs is free is forgotten.
+    ParkedLosesItsLane = "parked-loses-its-lane",
     /// What is published already takes the places of what is not, when pushes are read back to be published.
     WindowOfPublished = "window-of-published",
     /// What a parked push was cut at is asked of other sites only, never of the log.

@@ -46,6 +46,7 @@ pub fn home(mutant: Mutant) -> Scenario {
         RoomMadeByNobody => "regressions/rebuild-without-room",
         CrowdedShowsAll => "regressions/rebuild-without-room",
         WindowOfPublished => "mixed/narrow",
+        ParkedLosesItsLane => "regressions/parked-loses-its-lane",
         ForeignUnheardElsewhere => "regressions/foreign-start-seen-elsewhere",
         LogLossUnseen => "faults/log-lost",
         LogUnrecognised => "faults/log-lost",

@@ -7,14 +7,31 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Consumer;
-use super::work::State;
+use super::work::{Pending, State};
 use crate::ids::Offset;
 use crate::journal::PushWork;
+use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::port::{GitEffect, LogEffect, Now, Out, Owner, PackSource, Read, Spool, Topic, Value};
 use crate::record::ChunkedPack;
 
 impl Consumer {
+    /// A lane became free at `repo`: another repository's push may have waited for one.
+    pub(super) fn pass_lane_on(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
+        // One that is parked had its moment, and no lane: nothing else wakes it.
+        let due = |it: &&Pending| match it.state {
+            State::Waiting => it.is_chunked(),
+            State::Parked { until, .. } => {
+                it.is_chunked() && until <= now.at && !self.mutants.on(Mutant::ParkedLosesItsLane)
+            }
+            _ => false,
+        };
+        let repos = self.pending.values().filter(due).filter_map(|it| it.push()).map(|push| &push.repo);
+        if let Some(next) = repos.into_iter().find(|next| *next != repo).cloned() {
+            self.pump(now, out, &next);
+        }
+    }
+
     /// Begins to bring the chunks of the push at `offset` here. Whatever an earlier try left is written over.
     pub(super) fn bring(&mut self, out: &mut Out, repo: &RepoName, offset: Offset) {
         self.busy(repo, offset);

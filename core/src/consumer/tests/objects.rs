@@ -127,6 +127,26 @@ fn another_repository_has_its_turn_when_a_lane_is_free() {
 }
 
 #[test]
+fn a_parked_push_whose_moment_came_while_no_lane_was_free_gets_the_next() {
+    let mut out = Out::default();
+    let mut consumer = consumer(vec![]);
+    consumer.limits.staging = 1;
+    consumer.open(at(0), &mut out);
+    let repo = |n: usize| RepoName::parse(&alloc::format!("r{n}")).expect("valid");
+    for n in 0..2 {
+        let Work::Push(push) = chunked(push("refs/heads/a", None, oid(1), vec![])) else { unreachable!() };
+        let work = Work::Push(PushWork { repo: repo(n), ..push });
+        consumer.accept(at(0), &mut out, Offset(10 + n as u64), work, Source::Log);
+    }
+    consumer.chunks_read(at(0), &mut out, &repo(0), Offset(10), None);
+    out.take();
+    consumer.wake(at(600), &mut out);
+    assert_eq!(brought(&out.take()).0.len(), 0, "the other push is on its way");
+    consumer.chunks_read(at(700), &mut out, &repo(1), Offset(11), None);
+    assert_eq!(brought(&out.take()).0.len(), 1);
+}
+
+#[test]
 fn a_bases_record_of_another_life_is_none_and_its_own_bases_are_wanted_too() {
     let (mut out, repo) = (Out::default(), RepoName::parse("repo").expect("valid"));
     for life in [1, 2] {
