@@ -399,10 +399,8 @@ impl GitPort {
         let wanted = shape.map(|shape| shape.incarnation.0);
         // Without the mark it is one whose making was cut short: nothing was ever pushed to it.
         let other_life = path.exists() && (wanted.is_none() || life.is_some_and(|life| Some(life) != wanted));
-        let (was_here, _) = self.removed(repo, wanted);
-        let over = other_life || !path.exists() && was_here;
-        let later = "a later record may have ended this life; it is left alone until the log is read to its end";
-        anyhow::ensure!(!if_absent || !over, later);
+        let over = if_absent && (other_life || !path.exists() && self.removed(repo, wanted).0);
+        anyhow::ensure!(!over, "a later record may have ended this life; it stays until the log is read to its end");
         if other_life {
             let (_, to) = self.removed(repo, life);
             std::fs::create_dir_all(to.parent().expect("it is in a directory"))?;
