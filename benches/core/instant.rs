@@ -174,7 +174,7 @@ fn git(effect: GitEffect) -> Option<GitInput> {
         }
         GitEffect::Receive { op, .. } => GitInput::Received { op, outcome: Received::Complete },
         GitEffect::SetRefs { op, edits, .. } => {
-            GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Done).collect() }
+            GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Done).collect(), held: Vec::new() }
         }
         GitEffect::DigestRefs { op, repos, .. } => GitInput::RefsDigested { op, digests: vec![None; repos.len()] },
         GitEffect::ReadRefs { op, .. } => GitInput::RefsRead { op, refs: None },

@@ -257,18 +257,24 @@ impl Watch {
 
     /// A push was accepted.
     pub(crate) fn pushed<'a>(&mut self, repo: &RepoName, refs: impl Iterator<Item = &'a RefName>) {
+        if self.all {
+            return;
+        }
         self.repos.insert(repo.clone());
         if self.of.as_ref() == Some(repo) {
             self.refs.extend(refs.cloned());
         }
-        self.all |= self.len() > self.most;
+        self.all = self.len() > self.most;
     }
 
     /// The repository itself changed.
     pub(crate) fn reshaped(&mut self, repo: &RepoName, life: Option<Incarnation>) {
+        if self.all {
+            return;
+        }
         self.repos.insert(repo.clone());
         self.lives.insert(repo.clone(), life);
-        self.all |= self.len() > self.most;
+        self.all = self.len() > self.most;
     }
 
     pub(crate) fn touched(&self, repo: &RepoName) -> bool {
@@ -397,6 +403,20 @@ mod tests {
             _ => None,
         });
         assert_eq!(asked, Some(Some((Partition(0), all[BATCH - 1].clone()))));
+    }
+
+    #[test]
+    fn a_look_that_takes_long_remembers_only_so_much() {
+        let limits = config().limits;
+        let mut watch = Watch::new(BTreeSet::new(), BTreeMap::new(), limits);
+        watch.look_at(&repo("demo"), BTreeSet::new());
+        for at in 0..1_000 {
+            watch.pushed(&repo("demo"), [name(at), name(1_000 + at)].iter());
+            watch.reshaped(&repo(&format!("r{at}")), None);
+        }
+        assert!(watch.len() <= 4 * limits.audit_page + 3, "{}", watch.len());
+        assert!(watch.touched(&repo("another")) && watch.touched_ref(&name(5_000)), "it may be any of them");
+        assert!(watch.is_over(&repo("another"), Incarnation(1)));
     }
 
     #[test]

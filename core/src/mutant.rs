@@ -113,6 +113,12 @@ mutants! {
     RoomMadeByNobody = "room-made-by-nobody",
     /// A parked push whose moment comes while no lane for long packs is free is forgotten.
     ParkedLosesItsLane = "parked-loses-its-lane",
+    /// A free lane for long packs is offered to one repository only, whether or not it has a use for it.
+    LaneOfferedOnce = "lane-offered-once",
+    /// A push that names a ref twice is appended, though its record is void for everybody.
+    NamedTwiceAppended = "named-twice-appended",
+    /// Lag is measured by the clock of the site that tells it.
+    LagByOwnClock = "lag-by-own-clock",
     /// What is published already takes the places of what is not, when pushes are read back to be published.
     WindowOfPublished = "window-of-published",
     /// What a parked push was cut at is asked of other sites only, never of the log.
@@ -125,6 +131,8 @@ mutants! {
     AuditRaces = "audit-races",
     /// A staged update is shown before it is known who is a member.
     FlipWithoutMembers = "flip-without-members",
+    /// A staged update is shown by a site that found partition 0 empty and has not read since who opened the log.
+    FlipUnopened = "flip-unopened",
     /// A staged update is shown because an old instance, whose disk may be lost, had staged it.
     FlipOldInstance = "flip-old-instance",
     /// A push whose client was told `undecided:` waits for its acknowledgement like any other, for ever.
@@ -145,6 +153,8 @@ mutants! {
     KeepsOfOtherRefsReleased = "keeps-of-other-refs-released",
     /// Keep refs that a former start took are released by nobody.
     FormerKeepsForgotten = "former-keeps-forgotten",
+    /// A keep ref that could not be taken away stays for good.
+    HeldForgotten = "held-forgotten",
     /// A start that counts while a commit is under way counts as stored by it.
     StartNotStored = "start-not-stored",
     /// What cannot be set for a while is not held against gc.

@@ -22,6 +22,7 @@ use crate::journal::{Change, PushWork, Work};
 use crate::mutant::Mutant;
 use crate::port::{JournalEffect, LogEffect, Notice, Now, Out, Owner, Read, Topic, Value};
 use crate::producer::{Producer, Voice};
+use crate::progress::Peers;
 use crate::record::{Body, Decoded, Push, Record, Visibility};
 use crate::refdb::{Control, Fold, Judgement, Verdict};
 use crate::table::{Cache, TableKey};
@@ -400,6 +401,12 @@ impl Part {
         }
         self.producer.stage_next(out);
         self.producer.append_next(now, out, voice);
+    }
+
+    /// Answers pushes that are decided, shown here, and held by as many others as asked for.
+    pub(crate) fn settle(&mut self, out: &mut Out, control: Option<&Control>, peers: &Peers) {
+        let consumer = &self.consumer;
+        self.producer.settle(out, |offset| consumer.is_pending(offset), control, peers);
     }
 
     /// Checks one push or order.

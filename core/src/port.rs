@@ -154,6 +154,8 @@ pub enum GitInput {
         op: Op,
         /// One result an edit, in order.
         results: Vec<RefSet>,
+        /// Pushes that were to be let go of and could not be: their objects are held still.
+        held: Vec<Offset>,
     },
     /// To [`GitEffect::DigestRefs`].
     RefsDigested {

@@ -262,8 +262,15 @@ impl Producer {
         self.jobs.values().any(|job| matches!(job.stage, Stage::Waiting))
     }
 
-    /// Answers what can be answered: decided, shown at this site, and held by as many others as asked for.
-    pub(crate) fn settle(&mut self, out: &mut Out, behind: impl Fn(Offset) -> bool, control: &Control, peers: &Peers) {
+    /// Answers what can be answered: decided, shown at this site, and held by as many others as asked for. Without
+    /// `control` nobody knows who speaks for them.
+    pub(crate) fn settle(
+        &mut self,
+        out: &mut Out,
+        behind: impl Fn(Offset) -> bool,
+        control: Option<&Control>,
+        peers: &Peers,
+    ) {
         let early = self.config.mutants.on(Mutant::ReplyBeforeShown);
         let mut done = Vec::new();
         for (id, job) in &mut self.jobs {
@@ -309,6 +316,8 @@ impl Producer {
     /// count.
     pub(super) fn fail(&mut self, out: &mut Out, id: PushId, why: &str) {
         let Some(mut job) = self.jobs.remove(&id) else { return };
+        // While nothing can be appended nobody else looks at the queue.
+        self.queue.retain(|waiting| *waiting != id);
         // Whoever still cuts the pack may stop.
         if matches!(job.stage, Stage::Staging(_) | Stage::Preparing { .. }) {
             out.git(GitEffect::DropSpool { spool: Spool::Push(id) });
@@ -412,6 +421,9 @@ impl Producer {
                 self.fail(out, id, words::STOPPED);
             }
         }
+        // Nothing is judged here any more, so nothing more is heard of what was answered.
+        self.jobs.clear();
+        self.appends.clear();
     }
 
     fn header(&self, repo: Option<RepoName>, incarnation: Option<Incarnation>) -> Header {

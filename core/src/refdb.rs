@@ -401,6 +401,7 @@ impl Fold {
             hasher.write_u64(speaker.epoch.0);
             hasher.write(&speaker.instance.0.to_le_bytes());
             hasher.write_u64(speaker.seq.0);
+            hasher.write_u64(u64::from(speaker.rules));
         }
         hasher.write_u64(u64::from(self.control.rules));
         hasher.write_u64(self.control.members.version);

@@ -21,6 +21,7 @@ use crate::config::{Config, SESSION_AFTER};
 use crate::ids::{Offset, Partition};
 use crate::journal::{Restored, Work};
 use crate::monitor::Monitor;
+use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::partition::{Batch, Part};
 use crate::placement::partition_of;
@@ -182,23 +183,24 @@ impl Site {
         }
         self.follow_members();
         self.flip(now);
-        // Only an acknowledgement that is waited for needs to know who is in force.
-        let waits = self.parts.iter().any(|part| part.producer.waits());
-        let control = waits.then(|| self.parts[0].fold.control().clone());
+        let mut control = None;
         let in_step = self.is_in_step();
-        for part in &mut self.parts {
-            let partition = part.partition;
-            part.produce(now, &mut self.out, &mut self.session.voice);
-            let consumer = &part.consumer;
-            if let Some(control) = &control {
-                part.producer.settle(&mut self.out, |offset| consumer.is_pending(offset), control, &self.peers);
+        for at in 0..self.parts.len() {
+            self.parts[at].produce(now, &mut self.out, &mut self.session.voice);
+            if self.parts[at].producer.waits() {
+                // Only an acknowledgement that is waited for needs to know who is in force.
+                let control = control.get_or_insert_with(|| self.in_force());
+                self.parts[at].settle(&mut self.out, control.as_ref(), &self.peers);
             }
+            let part = &mut self.parts[at];
+            let partition = part.partition;
             for accepted in core::mem::take(&mut part.accepted) {
                 self.round.verdicts.push((partition, accepted.clone()));
                 self.aggregator.accepted(partition, accepted);
             }
+            let own = self.config.mutants.on(Mutant::LagByOwnClock).then_some(now.wall_ms);
             for (offset, time_ms) in part.times.drain(..) {
-                self.monitor.appended(partition, offset, time_ms);
+                self.monitor.appended(partition, offset, own.unwrap_or(time_ms));
             }
             self.judged.extend(part.verdicts.drain(..).map(|(offset, verdict)| (partition, offset, verdict)));
             part.evict_many();
@@ -356,9 +358,9 @@ impl Site {
                     self.with(partition, |part, out, _| part.consumer.received(now, out, &repo, offset, outcome));
                 }
             }
-            GitInput::RefsSet { op, results } => {
+            GitInput::RefsSet { op, results, held } => {
                 if let Some(Owner::SetRefs(partition, repo)) = self.out.owner(op) {
-                    self.with(partition, |part, out, _| part.consumer.refs_set(now, out, &repo, results));
+                    self.with(partition, |part, out, _| part.consumer.refs_set(now, out, &repo, results, &held));
                 }
             }
             GitInput::RefsDigested { op, digests } => {

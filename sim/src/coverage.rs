@@ -101,6 +101,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "gc-removed",
             "fetched",
             "missing-here",
+            "not-written",
             "pack-in-chunks",
             "pack-from-chunks",
             "chunks-expired",

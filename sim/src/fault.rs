@@ -40,6 +40,8 @@ pub enum Kind {
     DiskLost,
     /// A disk is slow, and some flushes fail.
     SlowDisk,
+    /// A disk is full, or fails: some of what is written there is not, or in part.
+    DiskFull,
     /// A crash between the renames of a ref transaction leaves locks.
     TornRefs,
     /// Somebody else's git holds a repository's locks for a while.
@@ -78,6 +80,7 @@ impl Kind {
         Kind::OldBackup,
         Kind::DiskLost,
         Kind::SlowDisk,
+        Kind::DiskFull,
         Kind::TornRefs,
         Kind::ForeignLock,
         Kind::ForeignRefs,
@@ -108,6 +111,7 @@ impl Kind {
             Kind::OldBackup => "old-backup",
             Kind::DiskLost => "disk-lost",
             Kind::SlowDisk => "slow-disk",
+            Kind::DiskFull => "disk-full",
             Kind::TornRefs => "torn-refs",
             Kind::ForeignLock => "foreign-lock",
             Kind::ForeignRefs => "foreign-refs",
@@ -139,6 +143,7 @@ impl Kind {
             Kind::OldBackup => "a site's journal and repositories are put back to an old copy",
             Kind::DiskLost => "a site's disk is lost",
             Kind::SlowDisk => "a disk is slow, and some flushes fail",
+            Kind::DiskFull => "a disk is full: some of what is written there is not, or in part",
             Kind::TornRefs => "a crash between the renames of a ref transaction leaves locks",
             Kind::ForeignLock => "somebody else's git holds a repository's locks",
             Kind::ForeignRefs => "somebody changes, removes and makes refs behind the daemon",

@@ -36,6 +36,8 @@ pub struct Entry {
     pub time_ms: u64,
     /// The bytes.
     pub value: Arc<[u8]>,
+    /// The daemon that wrote it; `None`: a stranger.
+    pub by: Option<u64>,
 }
 
 /// One repository at one site, as a reader or an administrator finds it.
@@ -70,7 +72,7 @@ pub struct SiteView {
     pub in_flight: usize,
     /// What its daemon has asked other sites for in vain since its start: values, and whom.
     pub asked_in_vain: BTreeMap<RepoName, BTreeSet<(Oid, SiteId)>>,
-    /// How far each site is behind, as this site's `status` says it once faults have stopped.
+    /// How far each site is behind, as this site's `status` says it now; empty where nobody asked.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
     /// What its disk holds at rest that nobody needs any more.
     pub left: Vec<String>,

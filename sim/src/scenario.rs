@@ -36,7 +36,7 @@ pub struct Scenario {
     pub faults: Option<Vec<String>>,
     /// Workload features and fault classes that are off.
     pub without: Vec<String>,
-    /// Kinds of pushes that come fifty times as often as they would, or at all.
+    /// Kinds of pushes that come fifty times as often as they would, or at all; and chores, twelve times.
     pub often: Vec<String>,
     /// `log`, `sites:N`, `all`; absent: drawn for each site.
     pub ack: Option<String>,
@@ -196,6 +196,7 @@ const BUILT_IN_COVERS: &[&str] = &[
     "world.gc-removed",
     "world.fetched",
     "world.missing-here",
+    "world.not-written",
     "world.pack-in-chunks",
     "world.pack-from-chunks",
     "world.record-of-shadow",
@@ -260,8 +261,9 @@ impl Scenario {
                 );
             }
         }
-        if let Some(name) = scenario.often.iter().find(|name| !crate::workload::is_kind_of_push(name)) {
-            bail!("there is no kind of push {name:?} that could come often");
+        let is_known = |name: &str| crate::workload::is_kind_of_push(name) || crate::swarm::CHORES.contains(&name);
+        if let Some(name) = scenario.often.iter().find(|name| !is_known(name)) {
+            bail!("there is no kind of push or chore {name:?} that could come often");
         }
         let marks = crate::coverage::marks();
         for name in &scenario.covers {

@@ -37,6 +37,8 @@ pub struct Host {
     pub waiting: Vec<Happening>,
     /// Disk times are multiplied by this.
     pub slow: u64,
+    /// Of a hundred writes, how many fail.
+    pub full: u32,
 }
 
 /// What a machine's disk holds beside the repositories' visible parts.
@@ -106,6 +108,7 @@ impl Host {
             paused_until: 0,
             waiting: Vec::new(),
             slow: 1,
+            full: 0,
         }
     }
 }

@@ -276,12 +276,20 @@ fn lasts(kind: Kind, rng: &mut Rng) -> u64 {
     }
 }
 
+/// What operators do, as a scenario's `often` names it.
+pub(crate) const CHORES: [&str; 3] = ["configure", "recreate", "member"];
+
 fn draw_chores(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) -> Vec<(u64, Chore)> {
     let mut chores = Vec::new();
     let repos = scenario.repos as u64;
     // One run in four is full of one of these.
     let theme = rng.fork("theme").below(8);
-    let often = |is: u64| if theme == is { 5 } else { 1 };
+    let named = |name: &str| scenario.often.iter().any(|often| often == name);
+    let often = |is: u64| match CHORES[is as usize] {
+        name if named(name) => 12,
+        _ if theme == is => 5,
+        _ => 1,
+    };
     let time = |rng: &mut Rng| rng.range(calm_at / 20, calm_at * 9 / 10);
     let mut configure = rng.fork("configure");
     if scenario.is_on("configure") {

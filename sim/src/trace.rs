@@ -131,7 +131,7 @@ pub fn input_ids(input: &Input) -> (u64, u64) {
         Input::Log(LogInput::AppendUnknown { op }) => (5, op.0),
         Input::Git(GitInput::Prepared { op, .. }) => (6, op.0),
         Input::Git(GitInput::Received { op, .. }) => (7, op.0),
-        Input::Git(GitInput::RefsSet { op, results }) => (8 + ((results.len() as u64) << 8), op.0),
+        Input::Git(GitInput::RefsSet { op, results, .. }) => (8 + ((results.len() as u64) << 8), op.0),
         Input::Git(GitInput::RepoEnsured { op, outcome }) => (9 + (u64::from(*outcome != Ensured::Failed) << 8), op.0),
         Input::Git(GitInput::Done { op, ok }) => (9 + (u64::from(*ok) << 8), op.0),
         Input::Journal(JournalInput::TableRead { op, .. }) => (10, op.0),

@@ -269,15 +269,17 @@ impl World {
             Intent::Create => self.draft_create(refs),
             Intent::BadName => {
                 let new = self.new_commit(Vec::new());
-                let updates = vec![Wish { name: "refs/heads/a..b".to_string(), old: None, new: Some(new) }];
-                Some(Draft { atomic: false, updates, and_back: false })
+                let wish = |name: &str| Wish { name: name.to_string(), old: None, new: Some(new) };
+                let bad = self.clients.rng.percent(50);
+                let updates = if bad { vec![wish("refs/heads/a..b")] } else { vec![wish("refs/heads/twice"); 2] };
+                Some(Draft { atomic: !bad && self.clients.rng.percent(50), updates, and_back: false })
             }
             Intent::Split => {
                 self.invite_to_split(host, repo);
                 Some(self.draft_split(host, repo))
             }
             Intent::AtomicRefused => Some(self.draft_refused_atomic(host, repo, refs)),
-            Intent::Atomic | Intent::Several => Some(self.draft_several(refs, intent == Intent::Atomic)),
+            Intent::Atomic | Intent::Several => Some(self.draft_several(repo, refs, intent == Intent::Atomic)),
             Intent::RepeatRefused => self.draft_repeated(person, refs),
             Intent::Stale => self.draft_stale(person, repo, refs),
             Intent::DirectoryAndFile => self.draft_directory(refs),
@@ -352,7 +354,7 @@ impl World {
     }
 
     /// Two to four refs: changed, created, deleted, or as they are.
-    fn draft_several(&mut self, refs: &[(RefName, Oid)], atomic: bool) -> Draft {
+    fn draft_several(&mut self, repo: &RepoName, refs: &[(RefName, Oid)], atomic: bool) -> Draft {
         let count = 2 + self.clients.rng.below(3) as usize;
         let mut updates: Vec<Wish> = Vec::new();
         let mut tip: Option<Oid> = None;
@@ -363,7 +365,8 @@ impl World {
             }
             let old = refs.iter().find(|(name, _)| name.as_str() == text).map(|(_, value)| *value);
             if let Some(value) = old.filter(|_| self.clients.rng.percent(12)) {
-                // Somebody else has pushed just that already: asked for beside the others, it changes nothing.
+                // Somebody else has pushed just that already, here or elsewhere: it changes nothing.
+                let value = self.decided(repo, text).filter(|_| self.clients.rng.percent(50)).unwrap_or(value);
                 let before = self.observed.objects[&value].parents.first().copied();
                 updates.push(Wish { name: text.to_string(), old: before, new: Some(value) });
                 continue;
@@ -374,6 +377,11 @@ impl World {
             updates.push(Wish { name: text.to_string(), old, new });
         }
         Draft { atomic, updates, and_back: false }
+    }
+
+    /// What a ref is in the log, shown here or not.
+    fn decided(&self, repo: &RepoName, name: &str) -> Option<Oid> {
+        self.observed.naive.repo(repo)?.refs.iter().find(|(known, _)| known.as_str() == name).map(|(_, value)| *value)
     }
 
     /// What was refused goes to another ref: its objects may be nowhere but at that site.
@@ -461,7 +469,7 @@ impl World {
         if self.clients.rng.below(20) == 0 {
             return Draft { atomic: true, ..self.draft_split(host, repo) };
         }
-        let mut draft = self.draft_several(refs, true);
+        let mut draft = self.draft_several(repo, refs, true);
         let place = self.clients.rng.below(draft.updates.len() as u64 + 1) as usize;
         let new = Some(self.new_commit(Vec::new()));
         draft.updates.insert(place, Wish { name: "refs/heads/a..b".to_string(), old: None, new });

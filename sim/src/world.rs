@@ -4,6 +4,7 @@
 mod calm;
 mod disk;
 mod faults;
+mod full;
 mod heard;
 mod marks;
 mod wire;

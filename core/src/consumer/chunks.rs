@@ -3,6 +3,7 @@
 //! Promises that a spool is handed on only when every chunk that the record names is in it, in order. A chunk that is
 //! not where the record says is never guessed at: the objects are fetched from another site instead.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -27,8 +28,16 @@ impl Consumer {
             _ => false,
         };
         let repos = self.pending.values().filter(due).filter_map(|it| it.push()).map(|push| &push.repo);
-        if let Some(next) = repos.into_iter().find(|next| *next != repo).cloned() {
+        let repos: BTreeSet<RepoName> = repos.filter(|next| *next != repo).cloned().collect();
+        for next in repos {
+            if self.lanes >= self.limits.staging {
+                return;
+            }
+            // The first may have no use for it: its shape is being made, or its push waits for an earlier one.
             self.pump(now, out, &next);
+            if self.mutants.on(Mutant::LaneOfferedOnce) {
+                return;
+            }
         }
     }
 

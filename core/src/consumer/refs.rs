@@ -66,9 +66,13 @@ impl Consumer {
     }
 
     /// The answer to [`GitEffect::SetRefs`].
-    pub(crate) fn refs_set(&mut self, now: Now, out: &mut Out, repo: &RepoName, results: Vec<RefSet>) {
+    pub(crate) fn refs_set(&mut self, now: Now, out: &mut Out, repo: &RepoName, results: Vec<RefSet>, held: &[Offset]) {
         self.dirty.insert(repo.clone());
         let Some(edits) = self.repos.get_mut(repo).and_then(|entry| entry.setting.take()) else { return };
+        if !held.is_empty() && !self.mutants.on(Mutant::HeldForgotten) {
+            self.repos.get_mut(repo).expect("it was being set").kept.extend(held);
+            self.set_again(now, repo);
+        }
         for ((edit, offset), result) in edits.into_iter().zip(results) {
             if !self.is_open(repo, &edit.name, offset) {
                 // The repository's life ended meanwhile; the ref of the next life was never at this value.
@@ -79,14 +83,19 @@ impl Consumer {
                 RefSet::Refused { actual } if actual == edit.new => self.ref_done(repo, &edit.name, edit.new, offset),
                 RefSet::Refused { actual } => self.ref_elsewhere(out, repo, &edit.name, actual),
                 RefSet::Failed => {
-                    let again = now.at + RETRY_AFTER;
-                    self.repos.get_mut(repo).expect("it was being set").not_before = again;
-                    self.retry_at(again);
+                    self.set_again(now, repo);
                     self.hold(offset);
                 }
             }
         }
         self.pump(now, out, repo);
+    }
+
+    /// What could not be set is tried again after a while.
+    fn set_again(&mut self, now: Now, repo: &RepoName) {
+        let again = now.at + RETRY_AFTER;
+        self.repos.get_mut(repo).expect("it was being set").not_before = again;
+        self.retry_at(again);
     }
 
     fn is_open(&self, repo: &RepoName, name: &RefName, offset: Offset) -> bool {

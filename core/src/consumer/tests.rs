@@ -106,7 +106,7 @@ fn an_answer_about_a_ref_of_a_former_life_says_nothing_of_the_next() {
     consumer.accept(now, &mut out, Offset(11), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
     consumer.accept(now, &mut out, Offset(12), Work::Repo { repo: repo.clone(), shape }, Source::Log);
     consumer.accept(now, &mut out, RECENT, push_to(12, "refs/heads/a", None, oid(2), vec![]), pack());
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     consumer.ensured(now, &mut out, &repo, Ensured::Made);
     consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
     assert_eq!(last_edit(&out.take()), Some((None, Some(oid(2)))));

@@ -33,16 +33,17 @@ impl Owed {
 
 impl Ack {
     /// Whether the record at `offset` is held by as many others as asked for. Only the instance in force in partition 0
-    /// (`control`) is believed.
+    /// (`control`) is believed; where that has stopped, nobody.
     pub(super) fn is_met(
         self,
         mutants: Mutants,
         place: (Partition, Offset),
         owed: Owed,
         own: &SiteId,
-        control: &Control,
+        control: Option<&Control>,
         peers: &Peers,
     ) -> bool {
+        let Some(control) = control else { return self == Ack::Log };
         let flushed = |site: &SiteId| {
             let Some(report) = peers.of(site) else { return false };
             let held = |mark: &Mark| owed.is_held(mutants, place.1, mark);
@@ -88,7 +89,7 @@ mod tests {
             let partitions = [(Partition(1), (*mark).clone())].into();
             peers.heard(&Report { site: site(name), epoch, instance, number: 1, partitions });
         }
-        ack.is_met(Mutants::default(), (Partition(1), Offset(5)), owed, &site("ams"), &control, &peers)
+        ack.is_met(Mutants::default(), (Partition(1), Offset(5)), owed, &site("ams"), Some(&control), &peers)
     }
 
     #[test]
@@ -101,6 +102,14 @@ mod tests {
         }
         assert!(!is_met(Ack::Sites(1), CHANGED, &[]), "one's own disk is not another's");
         assert!(!is_met(Ack::All, CHANGED, &[("sfo", Active, all), ("tyo", Active, none)]));
+    }
+
+    #[test]
+    fn where_nobody_knows_who_is_in_force_only_the_log_acknowledges() {
+        for (ack, met) in [(Ack::Log, true), (Ack::Sites(1), false), (Ack::All, false)] {
+            let place = (Partition(1), Offset(5));
+            assert_eq!(ack.is_met(Mutants::default(), place, CHANGED, &site("ams"), None, &Peers::default()), met);
+        }
     }
 
     #[test]

@@ -32,8 +32,10 @@ impl Producer {
     pub(crate) fn push(&mut self, now: Now, out: &mut Out, id: PushId, repo: RepoName, atomic: bool, wishes: &[Wish]) {
         let mut answers: Vec<Option<Answer>> = Vec::new();
         let mut rest = Vec::new();
+        let seen = !self.config.mutants.on(Mutant::NamedTwiceAppended);
+        let twice = if seen { named_twice(wishes) } else { BTreeSet::new() };
         for (place, wish) in wishes.iter().enumerate() {
-            match parse_wish(wish) {
+            match parse_wish(wish, &twice) {
                 Ok(update) => {
                     answers.push(None);
                     rest.push((place, update));
@@ -44,7 +46,9 @@ impl Producer {
         let refusal = self.refusal(wishes.len());
         if atomic && rest.len() < wishes.len() {
             let culprit = answers.iter().position(Option::is_some).expect("one was refused");
-            let why = Answer::No(alloc::format!("atomic push failed: {} was refused (bad name)", wishes[culprit].name));
+            let name = &wishes[culprit].name;
+            let what = if twice.contains(name.as_str()) { "named twice" } else { "bad name" };
+            let why = Answer::No(alloc::format!("atomic push failed: {name} was refused ({what})"));
             answers.iter_mut().filter(|answer| answer.is_none()).for_each(|answer| *answer = Some(why.clone()));
             rest.clear();
         }
@@ -360,9 +364,19 @@ fn push_of(atomic: bool, batch: &[(usize, Update)], haves: Vec<Have>, base: Offs
 }
 
 /// What the client asked for, as the codec knows it.
-fn parse_wish(wish: &Wish) -> Result<Update, String> {
+fn parse_wish(wish: &Wish, twice: &BTreeSet<&str>) -> Result<Update, String> {
     let name = RefName::parse(&wish.name).map_err(|why| words::bad_name(why.0))?;
+    if twice.contains(wish.name.as_str()) {
+        return Err(words::named_twice());
+    }
     Ok(Update { name, old: wish.old, new: wish.new, forced: false })
+}
+
+/// Names that a push gives more than once. No record may hold such a push: it would be void for everybody, and its
+/// client would never hear why.
+fn named_twice(wishes: &[Wish]) -> BTreeSet<&str> {
+    let mut seen = BTreeSet::new();
+    wishes.iter().map(|wish| wish.name.as_str()).filter(|name| !seen.insert(*name)).collect()
 }
 
 const _: () = assert!(2 * RECENT_REFS_MAX < crate::record::HAVES_MAX);

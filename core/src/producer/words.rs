@@ -41,6 +41,10 @@ pub(crate) fn bad_name(why: &str) -> String {
     format!("denied: {why}")
 }
 
+pub(crate) fn named_twice() -> String {
+    String::from("denied: the push names this ref more than once; push one value for it")
+}
+
 pub(crate) fn no_repo() -> String {
     String::from("denied: there is no such repository (any more)")
 }

@@ -304,12 +304,13 @@ type Touch = fn(&mut Control);
 
 #[test]
 fn the_digest_covers_all_that_two_folds_must_agree_on() {
-    let touches: [(&str, Touch); 9] = [
+    let touches: [(&str, Touch); 10] = [
         ("tables", |it| it.tables = Digest(1)),
         ("rules", |it| it.rules += 1),
         ("epoch", |it| it.speakers.values_mut().for_each(|it| it.epoch = Epoch(7))),
         ("instance", |it| it.speakers.values_mut().for_each(|it| it.instance = Instance(7))),
         ("sequence", |it| it.speakers.values_mut().for_each(|it| it.seq = Seq(70))),
+        ("rules that a speaker knows", |it| it.speakers.values_mut().for_each(|it| it.rules = 9)),
         ("no speaker", |it| drop(it.speakers.pop_first())),
         ("version", |it| it.members.version += 1),
         ("state", |it| it.members.table.values_mut().for_each(|it| *it = MemberState::Draining)),

@@ -13,6 +13,7 @@ use crate::names::SiteId;
 use crate::port::{LogEffect, Now, Owner, Read, Topic, Value};
 use crate::progress::Report;
 use crate::record::{Barrier, Body, MemberState, SiteChanged};
+use crate::refdb::Control;
 use crate::time::Instant;
 
 impl Site {
@@ -23,7 +24,13 @@ impl Site {
             // Before the end was seen a read must not wait: an idle site would not learn what was reported before its
             // start.
             let (from, wait) = (self.progress_position, self.progress_read);
-            self.out.log(LogEffect::Read { op, topic: Topic::Progress, from, max: 256, wait });
+            self.out.log(LogEffect::Read {
+                op,
+                topic: Topic::Progress,
+                from,
+                max: self.config.limits.read_records,
+                wait,
+            });
         }
     }
 
@@ -130,14 +137,13 @@ impl Site {
 
     /// Shows staged updates that all active sites staged, or that waited long enough.
     pub(super) fn flip(&mut self, now: Now) {
-        // Who is active is known only once partition 0 was read to its end: a site that is rebuilt would wait for
-        // nobody.
-        let known = self.parts[0].caught_up || self.config.mutants.on(Mutant::FlipWithoutMembers);
-        if !known || self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
+        if !self.members_known() || self.parts.iter().all(|part| part.consumer.staged().next().is_none()) {
             return;
         }
         let control = self.parts[0].fold.control();
         let members = control.members.clone();
+        // Once partition 0 has stopped here, others may have been put in force: only the wait can end.
+        let going = self.parts[0].stopped.is_none();
         let old_is_fine = self.config.mutants.on(Mutant::FlipOldInstance);
         let own = (self.session.voice.epoch, self.session.voice.instance);
         // This site's own former instance may be in force still, as far as the log tells, and its disk gone.
@@ -157,7 +163,7 @@ impl Site {
                 .staged()
                 .filter(|(offset, since)| {
                     now.at.since(*since) >= self.config.flip_timeout
-                        || members.active().all(|site| staged(site, *offset))
+                        || going && members.active().all(|site| staged(site, *offset))
                 })
                 .map(|(offset, _)| offset)
                 .collect();
@@ -167,9 +173,24 @@ impl Site {
         }
     }
 
+    /// Who is a member and speaks for whom, as partition 0 has it. Once that has stopped here, others may have been put
+    /// in force: nobody knows.
+    pub(super) fn in_force(&self) -> Option<Control> {
+        let first = &self.parts[0];
+        first.stopped.is_none().then(|| first.fold.control().clone())
+    }
+
+    /// Who is active is known only once partition 0 was read to its end, and has begun: a site that is rebuilt would
+    /// wait for nobody, and so would one that found an empty log and hears of the others' pushes first.
+    fn members_known(&self) -> bool {
+        let first = &self.parts[0];
+        let opened = first.fold.control().opened.is_some() || self.config.mutants.on(Mutant::FlipUnopened);
+        first.caught_up && opened || self.config.mutants.on(Mutant::FlipWithoutMembers)
+    }
+
     pub(super) fn flip_timeout(&self) -> Option<Instant> {
         // Until then nothing is flipped, so a deadline would wake the daemon again and again.
-        if !self.parts[0].caught_up && !self.config.mutants.on(Mutant::FlipDeadlineEarly) {
+        if !self.members_known() && !self.config.mutants.on(Mutant::FlipDeadlineEarly) {
             return None;
         }
         let waits = self.parts.iter().flat_map(|part| part.consumer.staged());

@@ -42,6 +42,8 @@ struct World {
     fate: Fate,
     /// Nothing reaches the log any more, and nobody is told.
     cut_off: bool,
+    /// Appends to partitions of pushes are answered by nobody.
+    hung: bool,
     /// What did not reach it.
     lost: Vec<(Topic, Arc<[u8]>)>,
     replies: Vec<(PushId, Vec<Answer>)>,
@@ -88,6 +90,7 @@ impl World {
             waiting: vec![],
             fate: Fate::Done,
             cut_off: false,
+            hung: false,
             lost: vec![],
             replies: vec![],
             ordered: vec![],
@@ -170,6 +173,7 @@ impl World {
                 self.refuse -= 1;
                 Some(Input::Log(LogInput::AppendRefused { op }))
             }
+            Effect::Log(LogEffect::Append { topic: Topic::PushData(_), .. }) if self.hung => None,
             Effect::Log(effect) => self.answer_log(effect).map(Input::Log),
             Effect::Git(GitEffect::Prepare { op, .. }) if self.slow => {
                 self.preparing.push(op);
@@ -260,11 +264,11 @@ impl World {
             }
             GitEffect::Receive { op, .. } => GitInput::Received { op, outcome: Received::Complete },
             GitEffect::SetRefs { op, edits, .. } if self.locked => {
-                GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Failed).collect() }
+                GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Failed).collect(), held: Vec::new() }
             }
             GitEffect::SetRefs { op, edits, .. } => {
                 self.ref_sets += edits.len();
-                GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Done).collect() }
+                GitInput::RefsSet { op, results: edits.iter().map(|_| RefSet::Done).collect(), held: Vec::new() }
             }
             GitEffect::DigestRefs { op, repos, .. } => GitInput::RefsDigested { op, digests: vec![None; repos.len()] },
             GitEffect::ReadRefs { op, .. } => GitInput::RefsRead { op, refs: None },

@@ -201,11 +201,12 @@ impl GitPort {
                 GitInput::Done { op, ok: fetched.is_ok() }
             }
             GitEffect::SetRefs { op, repo, edits, release } => {
-                let results = self.set_refs(&repo, &edits, &release).unwrap_or_else(|why| {
+                let results = self.set_refs(&repo, &edits).unwrap_or_else(|why| {
                     tracing::error!(%repo, "refs could not be set: {why:#}");
                     edits.iter().map(|_| RefSet::Failed).collect()
                 });
-                GitInput::RefsSet { op, results }
+                let held = self.release(&repo, release);
+                GitInput::RefsSet { op, results, held }
             }
             GitEffect::EnsureRepo { op, repo, shape, if_absent } => {
                 GitInput::RepoEnsured { op, outcome: self.ensured(&repo, shape.as_ref(), if_absent) }

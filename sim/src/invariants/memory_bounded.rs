@@ -1,14 +1,15 @@
 //! A site's memory is bounded by what is under way, never by how many refs, repositories or records there are.
 //!
-//! Catches caches that keep what is durable, and lists that only grow.
+//! Catches caches that keep what is durable, lists that only grow, and pushes that are taken on beyond the limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::config::Limits;
+use refrain_core::ids::Partition;
 use refrain_core::names::SiteId;
 
 use super::broken;
-use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
+use crate::observed::{ClientPush, Event, Invariant, Observed, SiteView, Violation};
 
 const NAME: &str = "memory-bounded";
 
@@ -46,6 +47,9 @@ pub(super) struct MemoryBounded {
     widest: usize,
     /// Pushes that were looked at for that.
     pushes: usize,
+    /// Those of them that wait for an answer.
+    open: BTreeSet<usize>,
+    stopped: BTreeSet<u64>,
 }
 
 impl Invariant for MemoryBounded {
@@ -58,19 +62,40 @@ impl Invariant for MemoryBounded {
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
+        if let Event::Stopped { daemon, .. } = event {
+            self.stopped.insert(*daemon);
+        }
         if !matches!(event, Event::Tick | Event::AtRest) {
             return Vec::new();
         }
+        let crowded = self.crowded(seen);
         let offered = seen.pushes[self.pushes..].iter().map(|push| push.updates.len());
         self.widest = offered.max().unwrap_or(0).max(self.widest);
         self.pushes = seen.pushes.len();
         let (partitions, limits) = (seen.naive.partitions.len(), seen.limits);
         let records = seen.naive.partitions.values().map(|partition| partition.decisions.len()).sum();
-        seen.sites.iter().filter_map(|(site, view)| self.site(site, view, (partitions, records), limits)).collect()
+        let held = seen.sites.iter().filter_map(|(site, view)| self.site(site, view, (partitions, records), limits));
+        held.chain(crowded).collect()
     }
 }
 
 impl MemoryBounded {
+    /// Of the pushes that wait at a daemon those of one partition are limited: one more is told to try again.
+    fn crowded(&mut self, seen: &Observed) -> Option<Violation> {
+        self.open.extend(self.pushes..seen.pushes.len());
+        // Of a copied machine it is not said when it stops.
+        let lives = |daemon: &u64| !self.stopped.contains(daemon) && !seen.shadows.contains(daemon);
+        let waits = |push: &ClientPush| push.answers.is_none() && lives(&push.daemon);
+        self.open.retain(|at| waits(&seen.pushes[*at]));
+        let mut waiting: BTreeMap<(u64, Partition), usize> = BTreeMap::new();
+        for push in self.open.iter().map(|at| &seen.pushes[*at]) {
+            *waiting.entry((push.daemon, seen.naive.home(&push.repo)?)).or_default() += 1;
+        }
+        let (place, count) = waiting.into_iter().find(|(_, count)| *count > seen.limits.pushes)?;
+        let what = format!("{count} pushes of partition {} wait at daemon {}", place.1, place.0);
+        Some(broken(NAME, format!("{what}; {} are allowed", seen.limits.pushes)))
+    }
+
     fn site(
         &mut self,
         site: &SiteId,
@@ -97,7 +122,7 @@ impl MemoryBounded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::testing::{World, run};
+    use crate::invariants::testing::{World, absent, run, update, value};
 
     #[test]
     fn an_idle_site_that_holds_more_and_more_is_found() {
@@ -107,6 +132,24 @@ mod tests {
             world.seen.sites.insert(site, SiteView { up: true, held, in_flight, ..SiteView::default() });
             let violations = run(&mut MemoryBounded::default(), &world, &vec![Event::Tick; 32]);
             assert_eq!(violations.is_empty(), found == 0, "{held} {in_flight}");
+        }
+    }
+
+    #[test]
+    fn more_pushes_that_wait_than_are_allowed_are_found() {
+        for (stopped, found) in [(false, 1), (true, 0)] {
+            let mut world = World::opened(&["ams"]);
+            world.seen.limits.pushes = 3;
+            let mut events = vec![Event::Tick];
+            for _ in 0..4 {
+                world.answer("ams", false, &[update("a", absent(), value(1))], &[true]);
+            }
+            world.seen.pushes.iter_mut().for_each(|push| push.answers = None);
+            let (site, daemon) = (SiteId::parse("ams").expect("valid"), world.seen.pushes[0].daemon);
+            if stopped {
+                events.insert(0, Event::Stopped { site, daemon, power: false });
+            }
+            assert_eq!(run(&mut MemoryBounded::default(), &world, &events).len(), found, "{stopped}");
         }
     }
 }

@@ -11,6 +11,7 @@ mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
 mod known;
+mod lag_never_understated;
 mod lost_log_stops;
 mod memory_bounded;
 mod no_partition_stops;
@@ -22,6 +23,7 @@ mod ok_as_promised;
 mod one_history_per_ref;
 mod orders_answered_once;
 mod record_closed;
+mod records_parse;
 mod refs_after_objects;
 mod refused_in_words;
 mod refused_stays_refused;
@@ -55,6 +57,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<exactly_one_speaker::ExactlyOneSpeaker>::default(),
         Box::new(foreigners_heard::ForeignersHeard),
         Box::new(record_closed::RecordClosed),
+        Box::new(records_parse::RecordsParse),
         Box::<refs_after_objects::RefsAfterObjects>::default(),
         Box::new(no_partition_stops::NoPartitionStops),
         Box::<lost_log_stops::LostLogStops>::default(),
@@ -65,6 +68,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<nothing_reported_undurable::NothingReportedUndurable>::default(),
         Box::<aggregated_after_all::AggregatedAfterAll>::default(),
         Box::<aggregated_once::AggregatedOnce>::default(),
+        Box::<lag_never_understated::LagNeverUnderstated>::default(),
         Box::<memory_bounded::MemoryBounded>::default(),
         Box::new(at_rest::AtRest),
     ]

@@ -1,8 +1,8 @@
 //! `ok` means what the site's `ack` says: the refs are shown where they were pushed, and for `sites:N` and `all` the
 //! other sites said that they flushed the objects, unless a line beside the answer says that this is still to come.
 //!
-//! That line is for a push that waited for its whole time-out, and for a daemon that is fenced; and it stands beside an
-//! `ok`, never beside refusals alone.
+//! That line is for a push that waited for its whole time-out, for one that was split and whose rest could not go on,
+//! and for a daemon that is fenced; and it stands beside an `ok`, never beside refusals alone.
 //!
 //! Catches an answer given before the origin shows the refs, and acknowledgements counted from the wrong sites.
 
@@ -13,7 +13,7 @@ use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::Answer;
 use refrain_core::progress::Report;
-use refrain_core::record::MemberState;
+use refrain_core::record::{HEADER_BYTES_MAX, MemberState};
 
 use super::claims::Claims;
 use super::known::Known;
@@ -174,13 +174,18 @@ impl OkAsPromised {
     }
 }
 
-/// Whether an answer may come before what `ack` asks for: the push waited as long as it may, or its daemon is fenced
-/// (it answers what it can before it stops): somewhere its pair is not in force any more.
+/// Whether an answer may come before what `ack` asks for: the push waited as long as it may; or it was split, and its
+/// rest could not go on; or its daemon is fenced (it answers what it can before it stops): somewhere its pair is not in
+/// force any more.
 fn may_be_early(seen: &Observed, push: &ClientPush) -> bool {
     let waited = push.told_ms.unwrap_or_default().saturating_sub(push.sent_ms) >= WAITS_MS;
     let pair = seen.daemons.get(&push.daemon).map(|(_, epoch, instance)| (*epoch, *instance));
     let fenced = seen.naive.partitions.values().any(|state| state.in_force(&push.site) != pair);
-    waited || fenced
+    let names: usize = push.updates.iter().map(|wish| wish.name.len()).sum();
+    let stuck = |answer: &Answer| matches!(answer, Answer::No(why) if why.starts_with("unavailable:"));
+    // Below that a record holds it whole, whatever else is in it.
+    let cut_short = names > HEADER_BYTES_MAX / 3 && push.answers.iter().flatten().any(stuck);
+    waited || fenced || cut_short
 }
 
 #[cfg(test)]
@@ -250,6 +255,21 @@ mod tests {
         world.seen.pushes[0].ack = Ack::Sites(1);
         let judged = world.judged("ams");
         assert_eq!(run(&mut check, &world, &[started, judged, ok]).len(), 1);
+    }
+
+    #[test]
+    fn a_split_push_whose_rest_cannot_go_on_waits_for_nothing() {
+        for (pad, found) in [(900, 0), (9, 1)] {
+            let mut world = World::opened(&["ams"]);
+            let name = |at: usize| format!("{}/{at}", vec!["x".repeat(pad / 9); 9].join("/"));
+            let updates: Vec<_> = (0..300).map(|at| update(&name(at), absent(), value(1))).collect();
+            let ok = world.answer("ams", false, &updates, &[true]);
+            let push = &mut world.seen.pushes[0];
+            push.remote = vec!["the push is decided; sites are still applying it".to_string()];
+            let rest = vec![Answer::No("unavailable: the disk is full".to_string()); 299];
+            push.answers = Some([vec![Answer::Ok], rest].concat());
+            assert_eq!(run(&mut OkAsPromised::default(), &world, &[ok]).len(), found, "{pad}");
+        }
     }
 
     #[test]

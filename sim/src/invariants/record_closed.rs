@@ -1,7 +1,8 @@
 //! A record brings all that its new values need: its pack, and what the fold held for that repository at the offset
 //! that the record names, are closed. So any site that has folded that far can apply it, whatever its store contains.
 //!
-//! And what the record states of its updates, that they are no fast-forward, is so.
+//! Each value that the pack was cut at is named, with the record that set it, and was held by the fold then. And what
+//! the record states of its updates, that they are no fast-forward, is so.
 //!
 //! Catches packs cut at what a quarantine or the origin's store happened to contain, and the second half of a split
 //! push that was cut before the first was judged.
@@ -70,6 +71,14 @@ fn holds(
             let value = have.value.short();
             return Err(format!("cut at {} {value}, which the fold did not hold at offset {}", have.name, push.base));
         }
+        let history = seen.naive.history(repo, &have.name);
+        let set = history[..history.partition_point(|(at, _)| *at < push.base)].last().map(|(at, _)| *at);
+        if have.since.is_some() && have.since != set {
+            return Err(format!(
+                "cut at {}, said to be set at offset {:?}, which was at {set:?}",
+                have.name, have.since
+            ));
+        }
     }
     let pack: OidSet = seen.pack_of(partition, record).into_iter().collect();
     let tips = judged_updates(decision).filter(|(_, word)| *word == "accepted").filter_map(|(update, _)| update.new);
@@ -83,9 +92,13 @@ fn holds(
             open.extend(seen.objects.get(&oid).into_iter().flat_map(|object| &object.needs).copied());
         }
     }
-    match first_unheld(seen, base.iter().map(|(_, value)| *value).collect(), wanted) {
+    if let Some(oid) = first_unheld(seen, base.iter().map(|(_, value)| *value).collect(), wanted.clone()) {
+        return Err(format!("{oid} is neither in the pack nor below any ref as of offset {}", push.base));
+    }
+    // Whoever lacks it must know from where it comes.
+    match first_unheld(seen, push.haves.iter().map(|have| have.value).collect(), wanted) {
         None => Ok(()),
-        Some(oid) => Err(format!("{oid} is neither in the pack nor below any ref as of offset {}", push.base)),
+        Some(oid) => Err(format!("{oid} is neither in the pack nor below any value that the record names")),
     }
 }
 
@@ -129,6 +142,8 @@ fn first_unheld_slowly(seen: &Observed, level: Vec<Oid>, wanted: BTreeSet<Oid>) 
 
 #[cfg(test)]
 mod tests {
+    use refrain_core::record::Have;
+
     use super::*;
     use crate::invariants::testing::{World, absent, oid, run, update, value};
 
@@ -153,6 +168,36 @@ mod tests {
             let base = world.end() - early;
             let second = world.push_with("ams", &[update("b", absent(), value(2))], &[2], base);
             assert_eq!(run(&mut RecordClosed, &world, &[first, second]).len(), found);
+        }
+    }
+
+    #[test]
+    fn a_value_that_the_pack_was_cut_at_and_that_is_not_named_is_found() {
+        for (named, found) in [(true, 0), (false, 1)] {
+            let mut world = World::opened(&["ams"]);
+            world.object(1, &[]);
+            world.object(2, &[1]);
+            world.push_with("ams", &[update("a", absent(), value(1))], &[1], 1_000);
+            let next = [update("b", absent(), value(2))];
+            let record = match named {
+                true => world.push_with("ams", &next, &[2], 1_000),
+                false => world.push_cut_at("ams", &next, &[2], 1_000, Vec::new()),
+            };
+            assert_eq!(run(&mut RecordClosed, &world, &[record]).len(), found, "{named}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_another_record_set_is_found() {
+        for (since, found) in [(1, 0), (2, 1)] {
+            let mut world = World::opened(&["ams"]);
+            world.object(1, &[]);
+            world.object(2, &[1]);
+            world.push_with("ams", &[update("a", absent(), value(1))], &[1], 1_000);
+            let (name, since) = (update("a", absent(), value(1)).name, Some(Offset(world.end() - since)));
+            let haves = vec![Have { name, value: oid(1), since }];
+            let record = world.push_cut_at("ams", &[update("b", absent(), value(2))], &[2], 1_000, haves);
+            assert_eq!(run(&mut RecordClosed, &world, &[record]).len(), found, "{since:?}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! Catches refusals made before the append by other rules than those of the fold (creations judged before deletions),
 //! and answers taken from another push.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::names::{RefName, RepoName};
@@ -93,7 +93,10 @@ impl RefusedWithCause {
         let parse = |name: &str| RefName::parse(name).ok();
         let names: Vec<Option<RefName>> = push.updates.iter().map(|wish| parse(&wish.name)).collect();
         let causes: Vec<_> = push.answers.iter().flatten().map(cause).collect();
-        if causes.iter().all(Option::is_none) || (push.atomic && names.contains(&None)) {
+        // What no record can hold is refused before any table is asked.
+        let distinct: BTreeSet<_> = names.iter().collect();
+        let no_record = distinct.len() < names.len() || push.atomic && names.contains(&None);
+        if causes.iter().all(Option::is_none) || no_record {
             return Vec::new();
         }
         let tables = self.tables(seen, push, from, &names);

@@ -9,7 +9,8 @@ use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{Answer, Wish};
 use refrain_core::progress::{Mark, Report};
 use refrain_core::record::{
-    Barrier, Body, Header, LogOpened, Push, RULES, Record, RepoConfigured, RepoCreated, SiteStarted, Update, Visibility,
+    Barrier, Body, Have, Header, LogOpened, Push, RULES, Record, RepoConfigured, RepoCreated, SiteStarted, Update,
+    Visibility,
 };
 
 use crate::observed::{ClientPush, Entry, Event, Invariant, Object, Observed, Violation};
@@ -98,7 +99,7 @@ impl World {
         let pack: Vec<u8> = pack.iter().flat_map(|n| oid(*n).0).collect();
         let value: Arc<[u8]> = Record { header, body, pack: pack.into() }.encode().expect("short").into();
         self.seen.naive.append(P0, offset, self.now_ms, &value);
-        self.seen.log.entry(P0).or_default().push(Entry { offset, time_ms: self.now_ms, value });
+        self.seen.log.entry(P0).or_default().push(Entry { offset, time_ms: self.now_ms, value, by: None });
         Event::Appended { partition: P0, offset }
     }
 
@@ -142,11 +143,18 @@ impl World {
         self.append(header, Body::Push(body), &[])
     }
 
-    /// With these objects in the pack, cut at `base` or at the end, whichever is smaller.
+    /// With these objects in the pack, cut at all values as of `base` or the end, whichever is smaller.
     pub fn push_with(&mut self, name: &str, updates: &[Update], pack: &[u8], base: u64) -> Event {
+        let have = |(name, value): (&RefName, Oid)| Have { name: name.clone(), value, since: None };
+        let haves = self.seen.naive.refs_at(&demo(), Offset(base)).map(have).collect();
+        self.push_cut_at(name, updates, pack, base, haves)
+    }
+
+    /// The same, with the values that the record says it was cut at.
+    pub fn push_cut_at(&mut self, name: &str, updates: &[Update], pack: &[u8], base: u64, haves: Vec<Have>) -> Event {
         self.seq += 1;
         let base = Offset(base.min(self.end()));
-        let body = Push { atomic: false, updates: updates.to_vec(), haves: Vec::new(), base, pack: None };
+        let body = Push { atomic: false, updates: updates.to_vec(), haves, base, pack: None };
         let instance = self.daemon(name).1;
         let header = self.header(name, 1, instance.0, 1 + self.seq);
         let header = Header { repo: Some(demo()), incarnation: Some(self.incarnation), ..header };
@@ -239,7 +247,7 @@ impl World {
             done: Vec::new(),
         };
         let at = Offset(self.seen.published.len() as u64);
-        let entry = Entry { offset: at, time_ms: self.now_ms, value: published.encode().into() };
+        let entry = Entry { offset: at, time_ms: self.now_ms, value: published.encode().into(), by: None };
         self.seen.published.push(entry);
         Event::Published { offset: at }
     }

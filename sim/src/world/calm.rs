@@ -12,6 +12,9 @@ use crate::swarm::SECOND;
 /// after which an aggregator is replaced.
 const QUIET: u64 = 40 * SECOND;
 
+/// While faults go on `status` is read this often.
+const LAG_SECONDS: u64 = 4;
+
 /// A site that folded what the log lost finds it out, and says so, within so long: a supervisor's longest wait, and a
 /// start.
 const SHOWN_WITHIN: u64 = 240 * SECOND;
@@ -203,6 +206,8 @@ impl World {
     }
 
     fn refresh_views(&mut self) {
+        // Many numbers: while faults go on, every few seconds will do.
+        let asked = self.calm.since.is_some() || (self.now() / SECOND).is_multiple_of(LAG_SECONDS);
         for host in &self.hosts {
             let Some(core) = host.daemon.and_then(|daemon| self.daemons[daemon as usize].core.as_ref()) else {
                 continue;
@@ -213,7 +218,8 @@ impl World {
             let view = self.observed.sites.get_mut(&host.site).expect("known");
             view.held = core.held();
             view.in_flight = core.in_flight();
-            if self.calm.since.is_some() {
+            view.lag.clear();
+            if asked {
                 let sites =
                     self.plan.sites.iter().map(|name| SiteId::parse(name).expect("a plan's site names are good"));
                 view.lag = sites.map(|site| (site.clone(), core.lag(&site))).collect();

@@ -107,6 +107,7 @@ impl World {
             Work::Journal(effect) => Input::Journal(self.journal_done(host, effect)),
             Work::Flush(repos) => {
                 let ok = self.hosts[host].slow == 1 || self.disk_rng.percent(80);
+                let ok = ok && !self.is_full(host);
                 if ok {
                     self.flushed(host, repos);
                 }
@@ -148,6 +149,9 @@ impl World {
     }
 
     fn git_done(&mut self, daemon: u64, host: usize, op: Op, effect: GitEffect) -> GitInput {
+        if let Some(answer) = self.not_written(daemon, op, &effect) {
+            return answer;
+        }
         match effect {
             GitEffect::Prepare { repo, updates, offered, inline_max, pack_max, spool, .. } => {
                 let max = (inline_max, pack_max);
@@ -188,7 +192,7 @@ impl World {
                 if let Some((repo, _)) = self.repo(host, &repo) {
                     release.iter().for_each(|offset| drop(repo.extra.keeps.remove(offset)));
                 }
-                GitInput::RefsSet { op, results }
+                GitInput::RefsSet { op, results, held: Vec::new() }
             }
             GitEffect::EnsureRepo { repo, shape, if_absent, .. } => {
                 GitInput::RepoEnsured { op, outcome: self.ensure(host, &repo, shape, if_absent) }
@@ -236,7 +240,7 @@ impl World {
     }
 
     /// A pack's bytes; `None` if the spool does not hold the pack that it should.
-    fn pack_at_hand(&mut self, host: usize, pack: Option<PackSource>) -> Option<Option<Arc<[u8]>>> {
+    pub(super) fn pack_at_hand(&mut self, host: usize, pack: Option<PackSource>) -> Option<Option<Arc<[u8]>>> {
         match pack {
             None => Some(None),
             Some(PackSource::Inline(pack)) => Some(Some(pack)),
@@ -251,7 +255,7 @@ impl World {
     }
 
     /// A site asked another one for values and did not get them. What a copied machine asks is about another disk.
-    fn asked_in_vain(&mut self, host: usize, effect: &GitEffect) {
+    pub(super) fn asked_in_vain(&mut self, host: usize, effect: &GitEffect) {
         let GitEffect::Fetch { repo, from, tips, .. } = effect else { return };
         if !self.hosts[host].shadow {
             let view = self.observed.sites.get_mut(&self.hosts[host].site).expect("every machine's site is known");
@@ -289,7 +293,7 @@ impl World {
     }
 
     /// Deletions in one transaction, then the others.
-    fn set_refs(&mut self, daemon: u64, repo: &RepoName, edits: &[Edit]) -> Vec<RefSet> {
+    pub(super) fn set_refs(&mut self, daemon: u64, repo: &RepoName, edits: &[Edit]) -> Vec<RefSet> {
         let host = self.daemons[daemon as usize].host;
         let now = self.now();
         let mut results: Vec<RefSet> = edits.iter().map(|_| RefSet::Failed).collect();
@@ -322,7 +326,13 @@ impl World {
     }
 
     /// What prod does, too: before the log's end (`if_absent`) nothing that may be newer is touched, or made again.
-    fn ensure(&mut self, host: usize, repo: &RepoName, shape: Option<RepoShape>, if_absent: bool) -> Ensured {
+    pub(super) fn ensure(
+        &mut self,
+        host: usize,
+        repo: &RepoName,
+        shape: Option<RepoShape>,
+        if_absent: bool,
+    ) -> Ensured {
         let life = self.hosts[host].disk.extras.get(repo).map(|extra| extra.shape.incarnation);
         let same = life == shape.as_ref().map(|shape| shape.incarnation);
         let was_here = |shape: &RepoShape| self.hosts[host].disk.removed.contains(&(repo.clone(), shape.incarnation));
@@ -412,7 +422,7 @@ impl World {
         }
     }
 
-    fn write_some(&mut self, host: usize, repo: &RepoName, objects: &[Oid]) {
+    pub(super) fn write_some(&mut self, host: usize, repo: &RepoName, objects: &[Oid]) {
         let now = self.now();
         let some: Vec<Oid> = objects.iter().copied().filter(|_| self.disk_rng.percent(50)).collect();
         if let Some((mut repo, _)) = self.repo(host, repo) {

@@ -84,6 +84,7 @@ impl World {
             Kind::OldJournal | Kind::OldBackup => self.back_up(at, host, strike.kind == Kind::OldBackup),
             Kind::DiskLost => self.lose_disk(host),
             Kind::SlowDisk => self.hosts[host].slow = 10 + strike.dice % 190,
+            Kind::DiskFull => self.hosts[host].full = 10 + (strike.dice % 91) as u32,
             Kind::ForeignLock => {
                 let until = self.now() + strike.lasts;
                 self.hosts[host].disk.extras.values_mut().for_each(|extra| extra.locked_until = until);
@@ -112,6 +113,7 @@ impl World {
             Kind::SecondDaemon => self.switch_off_copy(at),
             Kind::OldJournal | Kind::OldBackup => self.put_back(at, host),
             Kind::SlowDisk => self.hosts[host].slow = 1,
+            Kind::DiskFull => self.hosts[host].full = 0,
             Kind::ClockDrift => self.drift_clock(host, 0),
             Kind::TornRefs => {
                 if let Some(daemon) = self.hosts[host].daemon {

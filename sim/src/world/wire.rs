@@ -237,7 +237,8 @@ impl World {
     }
 
     fn show_landed(&mut self, append: &Append, offset: Offset, time_ms: u64) {
-        let entry = Entry { offset, time_ms, value: append.value.clone() };
+        let by = Some(append.daemon).filter(|daemon| *daemon != log::STRANGER);
+        let entry = Entry { offset, time_ms, value: append.value.clone(), by };
         match append.topic {
             Topic::PushData(partition) => {
                 self.observed.log.entry(partition).or_default().push(entry);

@@ -13,7 +13,7 @@ fn below_the_floor_nothing_is_said_of_overtaken_pushes() {
         consumer.accept(now, &mut out, Offset(at), push, Source::Inline(Arc::from([])));
     }
     consumer.accept(now, &mut out, Offset(many + 1), deletion("refs/heads/a", oid(many as u8)), Source::Log);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     let (round, _) = consumer.begin_flush();
     consumer.flushed(round);
     let mark = consumer.mark(Offset(many + 2));
@@ -44,7 +44,7 @@ fn half_set(flush_before: bool) -> (Consumer, Out, u64) {
     assert_eq!(journalled(&mut consumer).len(), 1);
     consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
     let begun = flush_before.then(|| consumer.begin_flush().0);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done, crate::port::RefSet::Failed]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done, crate::port::RefSet::Failed], &[]);
     let round = begun.unwrap_or_else(|| consumer.begin_flush().0);
     (consumer, out, round)
 }
@@ -73,7 +73,7 @@ fn a_ref_that_is_durably_set_leaves_the_journal_although_all_of_its_push_is_set_
     now.at = now.at + crate::config::RETRY_AFTER;
     consumer.wake(now, &mut out);
     consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     // Another push may have moved `a` since, and be durably done with.
     consumer.flushed(round);
     assert_eq!(journalled(&mut consumer), [Some(vec![branch("refs/heads/b")])]);
@@ -84,7 +84,7 @@ fn work_from_the_journal_leaves_it_when_it_is_done() {
     let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
     let mut consumer = consumer(vec![(RECENT, deletion("refs/heads/a", oid(1)))]);
     consumer.open(now, &mut out);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     let (round, _) = consumer.begin_flush();
     consumer.flushed(round);
     assert_eq!(journalled(&mut consumer), [None]);

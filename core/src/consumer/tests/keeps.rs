@@ -21,8 +21,28 @@ fn a_keep_ref_goes_when_its_push_is_shown() {
     consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
     consumer.show(now, &mut out, RECENT);
     assert_eq!(released(&out.take()), []);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     assert_eq!(released(&out.take()), [RECENT]);
+}
+
+#[test]
+fn a_keep_ref_that_could_not_be_taken_away_goes_later() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let push = replicated(push("refs/heads/a", None, oid(1), vec![]));
+    consumer.accept(now, &mut out, RECENT, push, Source::Inline(Arc::from([])));
+    consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
+    consumer.show(now, &mut out, RECENT);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
+    assert_eq!(released(&out.take()), [RECENT]);
+    consumer.refs_set(now, &mut out, &repo, vec![], &[RECENT]);
+    assert_eq!(released(&out.take()), [], "not at once: what was in its way may last");
+    let at = consumer.poll_timeout().expect("it is tried again");
+    consumer.wake(Now { at, ..now }, &mut out);
+    assert_eq!(released(&out.take()), [RECENT]);
+    consumer.refs_set(Now { at, ..now }, &mut out, &repo, vec![], &[]);
+    assert_eq!(consumer.poll_timeout(), None);
 }
 
 #[test]
@@ -33,7 +53,7 @@ fn a_keep_ref_that_is_still_being_made_goes_after_that() {
     let push = replicated(push("refs/heads/a", None, oid(1), vec![]));
     consumer.accept(now, &mut out, RECENT, push, Source::Inline(Arc::from([])));
     consumer.accept(now, &mut out, Offset(21), deletion("refs/heads/a", oid(1)), Source::Log);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     assert_eq!(released(&out.take()), [], "it would be made afterwards, for good");
     consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
     assert_eq!(released(&out.take()), [RECENT]);
@@ -73,9 +93,9 @@ fn a_value_that_a_crash_left_is_no_strangers() {
     out.take();
     let asked = consumer.repos[&repo].setting.as_ref().map_or(0, Vec::len);
     assert_eq!(asked, 1, "b: its values are set when a's newest can be");
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     assert_eq!(last_edit(&out.take()), Some((None, Some(oid(2)))));
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Refused { actual: Some(oid(1)) }]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Refused { actual: Some(oid(1)) }], &[]);
     let effects = out.take();
     assert_eq!((last_edit(&effects), holds_found(&effects)), (Some((Some(oid(1)), Some(oid(2)))), Some(false)));
 }
@@ -89,7 +109,7 @@ fn a_keep_ref_of_a_former_start_goes_with_its_push() {
     consumer.accept(now, &mut out, Offset(21), deletion("refs/heads/a", oid(1)), Source::Log);
     consumer.open(now, &mut out);
     consumer.pack_read(now, &mut out, &repo, RECENT, None);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     assert!(!consumer.is_pending(RECENT));
     assert_eq!(released(&out.take()), [RECENT]);
 }

@@ -147,6 +147,31 @@ fn a_parked_push_whose_moment_came_while_no_lane_was_free_gets_the_next() {
 }
 
 #[test]
+fn a_free_lane_goes_to_whom_has_a_use_for_it() {
+    let mut out = Out::default();
+    let mut consumer = consumer(vec![]);
+    consumer.limits.staging = 1;
+    consumer.open(at(0), &mut out);
+    let repo = |n: usize| RepoName::parse(&alloc::format!("r{n}")).expect("valid");
+    for n in [2, 0, 1] {
+        let Work::Push(push) = chunked(push("refs/heads/a", None, oid(1), vec![])) else { unreachable!() };
+        let work = Work::Push(PushWork { repo: repo(n), ..push });
+        consumer.accept(at(0), &mut out, Offset(10 + n as u64), work, Source::Log);
+    }
+    // The first of those who wait is being changed itself.
+    let shape = Work::Repo { repo: repo(0), shape: None };
+    consumer.accept(at(0), &mut out, Offset(20), shape, Source::Log);
+    let life = RepoShape { incarnation: Incarnation(21), head: branch("refs/heads/main") };
+    consumer.accept(at(0), &mut out, Offset(21), Work::Repo { repo: repo(0), shape: Some(life) }, Source::Log);
+    let Work::Push(push) = chunked(push("refs/heads/a", None, oid(1), vec![])) else { unreachable!() };
+    let work = Work::Push(PushWork { repo: repo(0), incarnation: Incarnation(21), ..push });
+    consumer.accept(at(0), &mut out, Offset(22), work, Source::Log);
+    out.take();
+    consumer.chunks_read(at(0), &mut out, &repo(2), Offset(12), None);
+    assert_eq!(brought(&out.take()).0.len(), 1, "that of the other one");
+}
+
+#[test]
 fn a_bases_record_of_another_life_is_none_and_its_own_bases_are_wanted_too() {
     let (mut out, repo) = (Out::default(), RepoName::parse("repo").expect("valid"));
     for life in [1, 2] {

@@ -117,7 +117,7 @@ fn a_start_with_more_to_show_than_it_has_room_for_shows_it() {
     consumer.ensured(now, &mut out, &repo, Ensured::Made);
     for offset in (2..6).map(Offset) {
         consumer.received(now, &mut out, &repo, offset, crate::port::Received::Complete);
-        consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+        consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     }
     assert!(!consumer.is_full() && last_edit(&out.take()).is_some());
 }
@@ -184,11 +184,11 @@ fn each_that_waits_is_woken_at_its_own_moment() {
     consumer.received(at(0), &mut out, &other(), Offset(10), crate::port::Received::Failed);
     consumer.accept(at(0), &mut out, Offset(11), push("refs/heads/a", None, oid(1), vec![]), pack());
     consumer.received(at(0), &mut out, &repo, Offset(11), crate::port::Received::Complete);
-    consumer.refs_set(at(0), &mut out, &repo, vec![crate::port::RefSet::Failed]);
+    consumer.refs_set(at(0), &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
     assert_eq!(consumer.poll_timeout(), Some(at(250).at));
     consumer.wake(at(250), &mut out);
     consumer.received(at(300), &mut out, &repo, Offset(11), crate::port::Received::Complete);
-    consumer.refs_set(at(400), &mut out, &repo, vec![crate::port::RefSet::Failed]);
+    consumer.refs_set(at(400), &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
     assert_eq!(consumer.poll_timeout(), Some(at(500).at));
     consumer.wake(at(500), &mut out);
     assert_eq!(consumer.poll_timeout(), Some(at(650).at));

@@ -24,7 +24,7 @@ fn what_is_put_back_is_not_journalled_and_what_was_found_is_held() {
     consumer.accept(now, &mut out, Offset(100), push("refs/heads/b", None, oid(2), vec![have]), pack);
     let hide = hides(&out.take(), oid(2)).expect("it is proved");
     assert!(!hide.contains(&Hide::Shown(branch("refs/heads/a"))), "{hide:?}");
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     let journalled: Vec<Offset> = consumer.commit().into_iter().map(|(_, offset, _)| offset).collect();
     assert_eq!(journalled, [Offset(100)]);
     let (round, _) = consumer.begin_flush();
@@ -41,11 +41,11 @@ fn a_value_that_nobody_knows_is_held_before_it_is_overwritten() {
     consumer.accept(now, &mut out, RECENT, push("refs/heads/a", None, oid(1), vec![]), pack());
     consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
     assert_eq!(holds_found(&out.take()), Some(false));
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Refused { actual: Some(oid(9)) }]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Refused { actual: Some(oid(9)) }], &[]);
     assert_eq!(holds_found(&out.take()), Some(true));
     // A later value comes before that is done: what it overwrites is ours.
     consumer.accept(now, &mut out, Offset(21), push("refs/heads/a", Some(oid(1)), oid(2), vec![]), pack());
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     consumer.received(now, &mut out, &repo, Offset(21), crate::port::Received::Complete);
     assert_eq!(holds_found(&out.take()), Some(false));
 }
@@ -78,7 +78,7 @@ fn what_is_put_back_takes_no_offset_that_a_question_or_a_keep_ref_may_use() {
     consumer.accept(now, &mut out, Offset(10), first, Source::Inline(Arc::from([])));
     // It is overtaken while its objects are on their way, and all that came of it is durable.
     consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     rest(&mut consumer);
     consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
     assert!(!consumer.pending.contains_key(&Offset(10)));
@@ -93,7 +93,7 @@ fn what_is_put_back_takes_no_offset_whose_question_is_under_way() {
     let first = push("refs/heads/a", None, oid(1), vec![]);
     consumer.accept(now, &mut out, Offset(10), first, Source::Inline(Arc::from([])));
     consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     rest(&mut consumer);
     consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
     assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9)], "the answer is not about this");
@@ -107,7 +107,7 @@ fn what_is_put_back_takes_no_offset_whose_keep_ref_is_still_there() {
     let first = replicated(push("refs/heads/a", None, oid(1), vec![]));
     consumer.accept(now, &mut out, Offset(10), first, Source::Inline(Arc::from([])));
     consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done]);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     // Another order to set refs is under way when the keep ref could go.
     consumer.accept(now, &mut out, Offset(12), deletion("refs/heads/c", oid(1)), Source::Log);
     consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Complete);

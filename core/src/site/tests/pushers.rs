@@ -37,6 +37,35 @@ fn an_atomic_push_with_a_bad_name_goes_nowhere() {
 }
 
 #[test]
+fn a_ref_that_a_push_names_twice_is_refused_before_the_append() {
+    let (mut world, mut site) = ready();
+    let main = |new| ("refs/heads/main".to_string(), None, new);
+    let refs = [main(7), ("refs/heads/b".to_string(), None, 7), main(8)];
+    push_refs(&mut world, &mut site, 2, true, &refs);
+    let why = "denied: the push names this ref more than once";
+    assert!(refused(&world, &[why, "atomic push failed: refs/heads/main", why]), "{:?}", world.replies);
+    assert_eq!(world.records()[3..], [] as [&str; 0]);
+    world.replies.clear();
+    push_refs(&mut world, &mut site, 3, false, &refs);
+    assert!(matches!(&world.replies[0].1[..], [Answer::No(_), Answer::Ok, Answer::No(_)]), "{:?}", world.replies);
+}
+
+#[test]
+fn a_push_that_gave_up_before_its_turn_came_is_forgotten() {
+    let mut world = World::new();
+    world.tune = |config| config.limits.appends = 1;
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    world.create(&mut site);
+    world.hung = true;
+    (2..20).for_each(|id| world.push(&mut site, id, None, 7));
+    world.pass(&mut site, Duration::from_secs(11));
+    assert_eq!(world.replies.len(), 18);
+    // The one whose append hangs, its append, and a heartbeat's.
+    assert_eq!(site.parts[0].producer.held(), 3);
+}
+
+#[test]
 fn an_atomic_push_that_no_record_holds_is_refused_whole() {
     let (mut world, mut site) = ready();
     let refs: Vec<_> =
@@ -95,6 +124,7 @@ fn a_partition_that_stops_refuses_nothing_that_is_appended_and_appends_nothing_m
     let effects = site.handle(world.now, Input::Log(shorter));
     world.run(&mut site, effects);
     assert!(refused(&world, &["undecided:"]), "{:?}", world.replies);
+    assert_eq!(site.parts[0].producer.held(), 0, "nothing more is heard of it");
     let before = world.records();
     world.pass(&mut site, Duration::from_secs(30));
     assert_eq!(world.records(), before);
@@ -245,5 +275,36 @@ fn only_the_pair_that_partition_0_knows_is_believed_when_it_says_that_it_has_a_p
         world.log.entry(Topic::Progress).or_default().push(Arc::from(report.encode()));
         world.run(&mut site, vec![]);
         assert_eq!(world.replies.len(), replies, "{epoch}");
+    }
+}
+
+#[test]
+fn nobody_is_believed_once_partition_0_has_stopped() {
+    for stopped in [false, true] {
+        let mut world = World::new();
+        world.tune = |config| {
+            config.partitions = PARTITIONS;
+            with_a_silent_member(config);
+        };
+        let mut site = world.start(1);
+        world.pass(&mut site, Duration::from_secs(3));
+        let sfo = SiteId::parse("sfo").expect("valid");
+        let mut record = decode(&foreign(1, 1, 0, started())).record.expect("good");
+        record.header.site = sfo.clone();
+        let value: Arc<[u8]> = Arc::from(record.encode().expect("short"));
+        world.log.entry(Topic::PushData(Partition(0))).or_default().push(value);
+        world.create(&mut site);
+        world.push(&mut site, 2, None, 7);
+        if stopped {
+            site.parts[0].differs(&mut site.out, &sfo, Offset(1));
+        }
+        let mark = crate::progress::Mark { next: Offset(100), ..Default::default() };
+        let (epoch, instance, partitions) = (crate::ids::Epoch(1), crate::ids::Instance(1), [(home(), mark)].into());
+        let report = Report { site: sfo, epoch, instance, number: 1, partitions };
+        world.log.entry(Topic::Progress).or_default().push(Arc::from(report.encode()));
+        world.run(&mut site, vec![]);
+        assert_eq!(world.replies.len(), usize::from(!stopped), "another instance may be in force by now");
+        world.pass(&mut site, Duration::from_secs(11));
+        assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])], "decided, and told so with a line more");
     }
 }

@@ -1,6 +1,7 @@
 //! Setting refs on the core's order.
 //!
-//! Promises that a stranger's value is held by a ref of ours before its own ref moves.
+//! Promises that a stranger's value is held by a ref of ours before its own ref moves, and that what could not be let
+//! go of is told, so that the core asks again.
 
 use anyhow::Result;
 use refrain_core::ids::{Offset, Oid};
@@ -12,7 +13,7 @@ use crate::driver::test_points;
 use crate::git::{RefEdit, SetOutcome, Store};
 
 impl GitPort {
-    pub(super) fn set_refs(&self, repo: &RepoName, edits: &[Edit], release: &[Offset]) -> Result<Vec<RefSet>> {
+    pub(super) fn set_refs(&self, repo: &RepoName, edits: &[Edit]) -> Result<Vec<RefSet>> {
         let store = self.store(repo)?;
         // First: once its ref has moved, nothing else holds what a stranger put there.
         let lost: Vec<Option<SetOutcome>> = edits.iter().map(|edit| keep_found(&store, edit).err()).collect();
@@ -23,10 +24,6 @@ impl GitPort {
         let results =
             lost.iter().map(|lost| lost.clone().unwrap_or_else(|| set.next().expect("each that was asked has one")));
         let results: Vec<SetOutcome> = results.collect();
-        test_points::pass("before-release");
-        if !release.is_empty() {
-            release_keeps(&store, |offset| release.contains(&offset))?;
-        }
         let mut failed = Vec::new();
         let mut answers = Vec::new();
         for (result, edit) in results.into_iter().zip(edits) {
@@ -47,17 +44,38 @@ impl GitPort {
         }
         Ok(answers)
     }
-}
 
-/// Takes away the keep refs of pushes for whose offset `goes` is true.
-pub(super) fn release_keeps(store: &Store, goes: impl Fn(Offset) -> bool) -> Result<()> {
-    for (name, value) in store.refs_below("refs/refrain/keep")? {
-        let offset = name.rsplit('/').next().and_then(|last| last.split('-').next()).and_then(|at| at.parse().ok());
-        if offset.is_some_and(|offset| goes(Offset(offset))) {
-            store.set_refs(&[RefEdit { name, old: Some(value), new: None }], false);
+    /// Takes the keep refs of these pushes away. Gives those whose keep ref is still there.
+    pub(super) fn release(&self, repo: &RepoName, release: Vec<Offset>) -> Vec<Offset> {
+        test_points::pass("before-release");
+        if release.is_empty() || !self.path(repo).exists() {
+            return Vec::new();
+        }
+        match self.store(repo).and_then(|store| release_keeps(&store, |offset| release.contains(&offset))) {
+            Ok(held) => held,
+            Err(why) => {
+                tracing::warn!(%repo, "objects of pushes that are done with are held until the next try: {why:#}");
+                release
+            }
         }
     }
-    Ok(())
+}
+
+/// Takes away the keep refs of pushes for whose offset `goes` is true. Gives those that could not be taken away.
+pub(super) fn release_keeps(store: &Store, goes: impl Fn(Offset) -> bool) -> Result<Vec<Offset>> {
+    let mut held = Vec::new();
+    for (name, value) in store.refs_below("refs/refrain/keep")? {
+        let offset = name.rsplit('/').next().and_then(|last| last.split('-').next()).and_then(|at| at.parse().ok());
+        let Some(offset) = offset.map(Offset).filter(|offset| goes(*offset)) else { continue };
+        let gone = store.set_refs(&[RefEdit { name: name.clone(), old: Some(value), new: None }], false);
+        if let Some(SetOutcome::Failed(why)) = gone.into_iter().next() {
+            store.release_locks(&[&name, "packed-refs"]);
+            tracing::warn!(%name, "objects of a push that is done with are held until the next try: {why}");
+            held.push(offset);
+        }
+    }
+    held.dedup();
+    Ok(held)
 }
 
 /// Where a value is kept that somebody else set behind the daemon.

@@ -44,8 +44,12 @@ impl World {
         path
     }
 
-    fn set(&self, edits: &[Edit], release: &[Offset]) -> Vec<RefSet> {
-        self.port.set_refs(&self.repo, edits, release).expect("the store is sound")
+    fn release(&self, offsets: &[u64]) -> Vec<Offset> {
+        self.port.release(&self.repo, offsets.iter().copied().map(Offset).collect())
+    }
+
+    fn set(&self, edits: &[Edit]) -> Vec<RefSet> {
+        self.port.set_refs(&self.repo, edits).expect("the store is sound")
     }
 }
 
@@ -70,19 +74,19 @@ fn a_strangers_value_that_cannot_be_kept_is_not_taken_away() {
     let lock = world.lock(&found_name(&oid(1)));
     let edits =
         [edit("refs/heads/a", Some(oid(1)), Some(oid(8)), true), edit("refs/heads/b", Some(oid(2)), None, true)];
-    assert_eq!(world.set(&edits, &[]), [RefSet::Failed, RefSet::Done]);
+    assert_eq!(world.set(&edits), [RefSet::Failed, RefSet::Done]);
     let store = world.store();
     let shown = |name: &str| store.read_ref(name).expect("readable");
     assert_eq!((shown("refs/heads/a"), shown("refs/heads/b")), (Some(oid(1)), None));
     assert_eq!(shown(&found_name(&oid(2))), Some(oid(2)), "kept before it went");
     std::fs::remove_file(lock).expect("removed");
-    assert_eq!(world.set(&edits[..1], &[]), [RefSet::Done]);
+    assert_eq!(world.set(&edits[..1]), [RefSet::Done]);
     assert_eq!((shown("refs/heads/a"), shown(&found_name(&oid(1)))), (Some(oid(8)), Some(oid(1))));
     // Found again, and kept already.
     let again =
         [edit("refs/heads/a", Some(oid(8)), Some(oid(1)), false), edit("refs/heads/c", None, Some(oid(3)), false)];
-    assert_eq!(world.set(&again, &[]), [RefSet::Done, RefSet::Done]);
-    assert_eq!(world.set(&edits[..1], &[]), [RefSet::Done]);
+    assert_eq!(world.set(&again), [RefSet::Done, RefSet::Done]);
+    assert_eq!(world.set(&edits[..1]), [RefSet::Done]);
 }
 
 #[test]
@@ -92,14 +96,32 @@ fn keep_refs_go_when_the_core_says_so_and_no_other_does() {
     [&seven, &eight].iter().for_each(|name| world.put(name, oid(1)));
     let store = world.store();
     let kept = || [&seven, &eight].map(|name| store.read_ref(name).expect("readable").is_some());
-    assert_eq!(world.set(&[edit("refs/heads/a", None, Some(oid(1)), false)], &[]), [RefSet::Done]);
+    assert_eq!(world.set(&[edit("refs/heads/a", None, Some(oid(1)), false)]), [RefSet::Done]);
     assert_eq!(kept(), [true, true]);
     let lock = world.lock("refs/heads/b");
-    assert_eq!(world.set(&[edit("refs/heads/b", None, Some(oid(1)), false)], &[Offset(7)]), [RefSet::Failed]);
+    assert_eq!(world.set(&[edit("refs/heads/b", None, Some(oid(1)), false)]), [RefSet::Failed]);
+    assert_eq!(world.release(&[7]), []);
     assert_eq!(kept(), [false, true], "what is released is done with, whatever becomes of another push's refs");
     std::fs::remove_file(lock).expect("removed");
-    assert_eq!(world.set(&[], &[Offset(8)]), []);
+    assert_eq!(world.release(&[8]), []);
     assert_eq!(kept(), [false, false]);
+}
+
+#[test]
+fn a_keep_ref_that_cannot_be_taken_away_is_told_of() {
+    let world = World::new();
+    let names = [1, 2].map(|tip| format!("refs/refrain/keep/7-{}", oid(tip)));
+    let other = format!("refs/refrain/keep/8-{}", oid(1));
+    names.iter().chain([&other]).for_each(|name| world.put(name, oid(1)));
+    let locks = names.each_ref().map(|name| world.lock(name));
+    assert_eq!(world.release(&[7, 8]), [Offset(7)], "once, however many tips it has");
+    assert_eq!(world.store().read_ref(&other).expect("readable"), None);
+    locks.into_iter().for_each(|lock| std::fs::remove_file(lock).expect("removed"));
+    assert_eq!(world.release(&[7]), []);
+    assert!(names.iter().all(|name| world.store().read_ref(name).expect("readable").is_none()));
+    // Where there is no repository nothing is held.
+    std::fs::remove_dir_all(world.store().path()).expect("removed");
+    assert_eq!(world.release(&[7]), []);
 }
 
 #[test]
