@@ -313,7 +313,8 @@ impl Consumer {
     /// Git shows the work, or what came after it; a flush makes that durable.
     fn settle(&mut self, offset: Offset, work: Work, overtaken: bool) {
         self.unflushed.insert(offset, (self.round, work));
-        if overtaken {
+        // Below the floor nothing is remembered, whatever is overtaken late.
+        if overtaken && (offset >= self.floor || self.mutants.on(Mutant::FloorFalls)) {
             self.overtaken.insert(offset);
             while self.overtaken.len() > self.limits.exceptions {
                 let oldest = self.overtaken.pop_first().expect("it is longer than its limit");

@@ -167,6 +167,8 @@ mutants! {
     AckOldInstance = "ack-old-instance",
     /// Overtaken updates that a report does not name any more count as flushed.
     FloorIgnored = "floor-ignored",
+    /// An update that is overtaken late lowers the offset below which overtaken ones are not named.
+    FloorFalls = "floor-falls",
     /// An update that changes nothing is acknowledged whatever the other sites have.
     UnchangedWaitsForNothing = "unchanged-waits-for-nothing",
     /// A record that also asks for what was there already needs its own objects nowhere else.

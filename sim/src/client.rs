@@ -166,6 +166,7 @@ impl World {
             atomic,
             updates: updates.clone(),
             sent_ms: EPOCH_MS + now / 1000,
+            taken: false,
             told_ms: None,
             answers: None,
             remote: Vec::new(),

@@ -49,6 +49,7 @@ pub fn home(mutant: Mutant) -> Scenario {
         CrowdedShowsAll => "regressions/rebuild-without-room",
         WindowOfPublished => "mixed/narrow",
         LaneOfferedOnce => "mixed/narrow",
+        FloorFalls => "mixed/narrow",
         ParkedLosesItsLane => "regressions/parked-loses-its-lane",
         ForeignUnheardElsewhere => "regressions/foreign-start-seen-elsewhere",
         LogLossUnseen => "faults/log-lost",

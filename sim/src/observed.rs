@@ -112,6 +112,8 @@ pub struct ClientPush {
     pub updates: Vec<Wish>,
     /// When it was handed over, by the log's clock.
     pub sent_ms: u64,
+    /// The daemon was given it.
+    pub taken: bool,
     /// When it was answered, by the log's clock.
     pub told_ms: Option<u64>,
     /// What the client was told, if anything: one answer an update. `None` for ever if its connection died.

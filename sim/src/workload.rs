@@ -371,6 +371,8 @@ impl World {
                 updates.push(Wish { name: text.to_string(), old: before, new: Some(value) });
                 continue;
             }
+            // Fetched from a site that is ahead of this one.
+            let old = if self.clients.rng.percent(10) { self.decided(repo, text).or(old) } else { old };
             let delete = old.is_some() && self.plan.is_on("delete") && self.clients.rng.percent(25);
             let new = (!delete).then(|| self.new_commit(old.or(tip).into_iter().collect()));
             tip = new.or(tip);

@@ -15,7 +15,7 @@ use refrain_core::config::Config;
 use refrain_core::ids::{Oid, Op};
 use refrain_core::mutant::Mutants;
 use refrain_core::names::{RepoName, SiteId};
-use refrain_core::port::{Effect, Input};
+use refrain_core::port::{ClientInput, Effect, Input};
 use refrain_core::rng::Rng;
 use refrain_core::site::Site;
 
@@ -382,6 +382,11 @@ impl World {
         let host = at.host;
         if self.hosts[host].paused_until > now {
             return self.hosts[host].waiting.push(Happening::Give(daemon, input));
+        }
+        if let Input::Client(ClientInput::Push { id, .. }) = &input
+            && let Some(place) = at.pushes.get(id)
+        {
+            self.observed.pushes[*place].taken = true;
         }
         let (kind, op) = trace::input_ids(&input);
         self.trace.note(now, &self.hosts[host].name, [daemon, kind, op], || {

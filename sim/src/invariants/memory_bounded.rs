@@ -88,11 +88,15 @@ impl MemoryBounded {
         let waits = |push: &ClientPush| push.answers.is_none() && lives(&push.daemon);
         self.open.retain(|at| waits(&seen.pushes[*at]));
         let mut waiting: BTreeMap<(u64, Partition), usize> = BTreeMap::new();
-        for push in self.open.iter().map(|at| &seen.pushes[*at]) {
+        for push in self.open.iter().map(|at| &seen.pushes[*at]).filter(|push| push.taken) {
             *waiting.entry((push.daemon, seen.naive.home(&push.repo)?)).or_default() += 1;
         }
-        let (place, count) = waiting.into_iter().find(|(_, count)| *count > seen.limits.pushes)?;
-        let what = format!("{count} pushes of partition {} wait at daemon {}", place.1, place.0);
+        let (place, _) = waiting.into_iter().find(|(_, count)| *count > seen.limits.pushes)?;
+        let of_place =
+            |push: &&ClientPush| push.taken && (push.daemon, seen.naive.home(&push.repo)) == (place.0, Some(place.1));
+        let pushes = self.open.iter().map(|at| &seen.pushes[*at]).filter(of_place).map(|push| push.id);
+        let what =
+            format!("pushes {:?} of partition {} wait at daemon {}", pushes.collect::<Vec<_>>(), place.1, place.0);
         Some(broken(NAME, format!("{what}; {} are allowed", seen.limits.pushes)))
     }
 

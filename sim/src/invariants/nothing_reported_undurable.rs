@@ -3,7 +3,7 @@
 //!
 //! Catches progress reported before the flush, a parked update that was skipped, and a journal ahead of what it holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
@@ -24,7 +24,11 @@ const NAME: &str = "nothing-reported-undurable";
 pub(super) struct NothingReportedUndurable {
     applied: Claims,
     staged: Claims,
+    flushed: Claims,
     proofs: Proofs,
+    /// How often objects had left each site's repository when a push to it was accepted: gc may take what a later push
+    /// let go before the report arrives.
+    swept: BTreeMap<(SiteId, Partition, Offset), u64>,
     /// Starts whose disk was lost afterwards: a report may still arrive from the log.
     lost: BTreeSet<Instance>,
     /// Refs that were ever changed behind a daemon's back: no flush of the daemon's made them so.
@@ -44,6 +48,10 @@ impl Invariant for NothingReportedUndurable {
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         match event {
+            Event::Appended { partition, offset } => {
+                self.note_sweeps(seen, *partition, *offset);
+                Vec::new()
+            }
             Event::Reported { site, report } if !self.elsewhere(seen, report.instance) => {
                 self.reported(seen, site, report)
             }
@@ -86,6 +94,9 @@ impl NothingReportedUndurable {
             let Some(mark) = report.partitions.get(&partition) else { continue };
             found.extend(self.applied(seen, site, (partition, offset), mark));
         }
+        for (partition, offset) in self.flushed.add(&seen.naive, report, |mark, offset| mark.flushed(offset)) {
+            found.extend(self.flushed(seen, site, partition, offset));
+        }
         let staged = self.staged.add(&seen.naive, report, |mark, offset| mark.staged(offset));
         for (partition, offset) in staged {
             let open = |mark: &Mark| !mark.applied(offset);
@@ -106,6 +117,7 @@ impl NothingReportedUndurable {
         mark: &Mark,
     ) -> Vec<Violation> {
         let mut found = Vec::new();
+        // Of a life that has ended Git must show that, if not the push.
         let Some((decision, repo)) = push_at(seen, partition, offset) else { return found };
         let view = seen.sites.get(site).and_then(|site| site.repos.get(repo));
         for (update, _) in judged_updates(decision).filter(|(_, word)| *word == "accepted") {
@@ -135,9 +147,34 @@ impl NothingReportedUndurable {
         found
     }
 
+    fn note_sweeps(&mut self, seen: &Observed, partition: Partition, offset: Offset) {
+        let Some((decision, repo)) = push_at(seen, partition, offset) else { return };
+        if decision.words.contains(&"accepted") {
+            let swept = seen.sites.iter().map(|(site, view)| (site, view.repos.get(repo).map_or(0, |view| view.swept)));
+            self.swept.extend(swept.map(|(site, swept)| ((site.clone(), partition, offset), swept)));
+        }
+    }
+
+    /// The push's own objects, whatever the refs are at by now: an acknowledgement counts them.
+    fn flushed(&mut self, seen: &Observed, site: &SiteId, partition: Partition, offset: Offset) -> Vec<Violation> {
+        let before = self.swept.remove(&(site.clone(), partition, offset));
+        let current = seen.naive.is_current(partition, offset);
+        let Some((decision, repo)) = push_at(seen, partition, offset).filter(|_| current) else { return Vec::new() };
+        let now = seen.sites.get(site).and_then(|site| site.repos.get(repo)).map(|view| view.swept);
+        if before != now {
+            return Vec::new();
+        }
+        let tips =
+            judged_updates(decision).filter(|(_, word)| *word == "accepted").filter_map(|(update, _)| update.new);
+        let missing = tips.filter_map(|tip| self.proofs.missing(seen, Of::Durable, (site, repo), tip)).next();
+        let what = format!("{site} reports the objects of partition {partition} offset {offset} as flushed");
+        missing.map(|oid| broken(NAME, format!("{what}; {oid} is not durable"))).into_iter().collect()
+    }
+
     fn staged(&mut self, seen: &Observed, site: &SiteId, partition: Partition, offset: Offset) -> Vec<Violation> {
         let mut found = Vec::new();
-        let Some((decision, repo)) = push_at(seen, partition, offset) else { return found };
+        let current = seen.naive.is_current(partition, offset);
+        let Some((decision, repo)) = push_at(seen, partition, offset).filter(|_| current) else { return found };
         for (update, _) in judged_updates(decision).filter(|(_, word)| *word == "accepted") {
             // What a later push replaced may have been let go since the report was written.
             let newest = seen.naive.history(repo, &update.name).last().is_some_and(|(at, _)| *at == offset);
@@ -151,9 +188,8 @@ impl NothingReportedUndurable {
     }
 }
 
-/// A push to a repository that still lives: the end of a life voids what is pending in it, whatever Git shows.
 fn push_at(seen: &Observed, partition: Partition, offset: Offset) -> Option<(&Decision, &RepoName)> {
-    let decision = seen.naive.decision(partition, offset).filter(|_| seen.naive.is_current(partition, offset))?;
+    let decision = seen.naive.decision(partition, offset)?;
     Some((decision, decision.record.as_ref()?.header.repo.as_ref()?))
 }
 
@@ -176,6 +212,23 @@ mod tests {
         assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[open, done.clone()]).len(), 1);
         world.flush("ams");
         assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[done]), []);
+    }
+
+    #[test]
+    fn a_report_of_objects_that_never_came_is_found() {
+        for (came, found) in [(false, 1), (true, 0)] {
+            let mut world = World::opened(&["ams"]);
+            world.object(1, &[]);
+            world.object(2, &[]);
+            let first = world.push("ams", false, &[update("a", absent(), value(1))]);
+            let next = world.push("ams", false, &[update("a", value(1), value(2))]);
+            world.store("ams", if came { &[1, 2] } else { &[2] });
+            world.show("ams", "a", value(2));
+            world.flush("ams");
+            let report = world.report("ams", 100, &[]);
+            let violations = run(&mut NothingReportedUndurable::default(), &world, &[first, next, report]);
+            assert_eq!(violations.len(), found, "{came}");
+        }
     }
 
     #[test]

@@ -175,6 +175,7 @@ impl World {
             atomic,
             updates: updates.iter().map(wish).collect(),
             sent_ms: self.now_ms,
+            taken: true,
             told_ms: Some(self.now_ms),
             answers: Some(ok.iter().map(answer).collect()),
             remote: Vec::new(),

@@ -22,6 +22,33 @@ fn below_the_floor_nothing_is_said_of_overtaken_pushes() {
     assert!(mark.flushed(Offset(many + 1)));
 }
 
+#[test]
+fn what_is_overtaken_late_does_not_lower_the_floor() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.limits.exceptions = 1;
+    consumer.open(now, &mut out);
+    // Of two refs the one with the earlier pushes is set last.
+    for (at, name) in [(10, "refs/heads/a"), (11, "refs/heads/b"), (12, "refs/heads/b"), (13, "refs/heads/b")] {
+        consumer.accept(
+            now,
+            &mut out,
+            Offset(at),
+            push(name, None, oid(at as u8), vec![]),
+            Source::Inline(Arc::from([])),
+        );
+    }
+    consumer.accept(now, &mut out, Offset(14), deletion("refs/heads/b", oid(13)), Source::Log);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
+    consumer.accept(now, &mut out, Offset(15), deletion("refs/heads/a", oid(10)), Source::Log);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
+    let (round, _) = consumer.begin_flush();
+    consumer.flushed(round);
+    let mark = consumer.mark(Offset(16));
+    assert!((10..=13).all(|at| mark.applied(Offset(at)) && !mark.flushed(Offset(at))), "{mark:?}");
+    assert!(mark.flushed(Offset(14)) && mark.flushed(Offset(15)));
+}
+
 /// What the next commit says of the work at `RECENT`.
 fn journalled(consumer: &mut Consumer) -> Vec<Option<Vec<RefName>>> {
     let names = |work: Work| match work {
