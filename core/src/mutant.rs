@@ -113,8 +113,6 @@ mutants! {
     RoomMadeByNobody = "room-made-by-nobody",
     /// A parked push whose moment comes while no lane for long packs is free is forgotten.
     ParkedLosesItsLane = "parked-loses-its-lane",
-    /// A free lane for long packs is offered to one repository only, whether or not it has a use for it.
-    LaneOfferedOnce = "lane-offered-once",
     /// A push that names a ref twice is appended, though its record is void for everybody.
     NamedTwiceAppended = "named-twice-appended",
     /// Lag is measured by the clock of the site that tells it.
@@ -153,6 +151,12 @@ mutants! {
     KeepsOfOtherRefsReleased = "keeps-of-other-refs-released",
     /// Keep refs that a former start took are released by nobody.
     FormerKeepsForgotten = "former-keeps-forgotten",
+    /// What somebody put at a ref is not kept when the daemon takes it away.
+    FoundNotKept = "found-not-kept",
+    /// One partition gets no copies of the membership.
+    MembersNotCopied = "members-not-copied",
+    /// A report goes out before the journal's commit is durable.
+    ReportBeforeCommit = "report-before-commit",
     /// A keep ref that could not be taken away stays for good.
     HeldForgotten = "held-forgotten",
     /// A start that counts while a commit is under way counts as stored by it.

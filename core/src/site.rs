@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use crate::aggregator::Aggregator;
 use crate::audit::Audit;
 use crate::config::{Config, SESSION_AFTER};
-use crate::ids::{Offset, Partition};
+use crate::ids::{Instance, Offset, Partition};
 use crate::journal::{Restored, Work};
 use crate::monitor::Monitor;
 use crate::mutant::Mutant;
@@ -66,6 +66,8 @@ pub struct Site {
     audit: Audit,
     /// This daemon is the elected one.
     beats: bool,
+    /// The start that wrote the journal last, before this one.
+    former: Instance,
 }
 
 impl Site {
@@ -95,6 +97,7 @@ impl Site {
         }
         let audit = Audit::new(&config);
         let mut rng = rng.fork("session");
+        let former = restored.session.instance;
         let session = Session::new(config.clone(), restored.session, &mut rng);
         let mut site = Self {
             config,
@@ -119,6 +122,7 @@ impl Site {
             times_due: Instant::default(),
             audit,
             beats: false,
+            former,
         };
         for part in &mut site.parts {
             part.start(now, &mut site.out);
@@ -221,13 +225,6 @@ impl Site {
         self.report(now);
         self.ask_times(now);
         self.out.take()
-    }
-
-    /// Whether Git can be no newer than the journal that this start began with. A site reports only what its journal
-    /// holds, and nothing before it has reached the log's end: until then the last report is a former start's.
-    fn is_in_step(&self) -> bool {
-        let said = self.peers.of(&self.config.site);
-        self.progress_read && said.is_none_or(|report| self.parts.iter().all(|part| part.had_folded(report)))
     }
 
     fn aggregate(&mut self, now: Now) {

@@ -59,6 +59,11 @@ impl Journal {
         }
     }
 
+    /// How far each partition is folded.
+    pub fn positions(&self) -> BTreeMap<Partition, Offset> {
+        self.controls.iter().map(|(partition, control)| (*partition, control.next)).collect()
+    }
+
     /// Accepted work that is not done with, and how many pushes may still be to republish.
     pub fn open(&self) -> (Vec<(&RepoName, Offset)>, usize) {
         let open = self.work.iter().map(|((_, offset), work)| match work {

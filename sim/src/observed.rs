@@ -74,6 +74,10 @@ pub struct SiteView {
     pub asked_in_vain: BTreeMap<RepoName, BTreeSet<(Oid, SiteId)>>,
     /// How far each site is behind, as this site's `status` says it now; empty where nobody asked.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
+    /// How far its journal had folded each partition when its newest report became durable.
+    pub journal: BTreeMap<Partition, Offset>,
+    /// Values that its daemons took away from refs and keep, because somebody else had put them there.
+    pub found: BTreeMap<RepoName, BTreeSet<Oid>>,
     /// What its disk holds at rest that nobody needs any more.
     pub left: Vec<String>,
     /// How often its daemons looked at single refs because a repository's sum differed from the table's.

@@ -26,7 +26,8 @@ impl Consumer {
                 work.values.iter().rev().find(|(offset, _)| can(offset))
             };
             if let Some((offset, new)) = found {
-                let edit = Edit { name: name.clone(), old: work.shown, new: *new, found: work.found };
+                let found = work.found && !self.mutants.on(Mutant::FoundNotKept);
+                let edit = Edit { name: name.clone(), old: work.shown, new: *new, found };
                 edits.push((edit, *offset));
             }
         }

@@ -121,7 +121,8 @@ impl Site {
         }
         self.members_due = now.at + SESSION_AFTER;
         let members = self.parts[0].fold.control().members.clone();
-        for part in self.parts.iter_mut().skip(1) {
+        let copied = if self.config.mutants.on(Mutant::MembersNotCopied) { 2 } else { 1 };
+        for part in self.parts.iter_mut().skip(copied) {
             if part.producer.in_force && part.fold.control().members.version < members.version {
                 let body = Body::SiteChanged(SiteChanged {
                     version: members.version,
@@ -178,6 +179,14 @@ impl Site {
     pub(super) fn in_force(&self) -> Option<Control> {
         let first = &self.parts[0];
         first.stopped.is_none().then(|| first.fold.control().clone())
+    }
+
+    /// Whether Git can be no newer than the journal that this start began with. A site reports only what its journal
+    /// holds, and nothing before it has reached the log's end: until then the last report is a former start's. If that
+    /// is not the one that wrote the journal, another may have shown much and never reported, as nobody let it speak.
+    pub(super) fn is_in_step(&self) -> bool {
+        let Some(said) = self.peers.of(&self.config.site).filter(|_| self.progress_read) else { return false };
+        said.instance == self.former && self.parts.iter().all(|part| part.had_folded(said))
     }
 
     /// Who is active is known only once partition 0 was read to its end, and has begun: a site that is rebuilt would

@@ -116,6 +116,9 @@ impl Site {
             mark.mark = part.fold.control().mark;
             marks.insert(part.partition, mark);
         }
+        if self.config.mutants.on(Mutant::ReportBeforeCommit) {
+            (self.round.marks, self.round.reportable) = (marks.clone(), true);
+        }
         self.round.phase = Phase::Committing(rounds, marks, commit.session);
         let op = self.out.ask(Owner::Commit);
         self.out.journal(JournalEffect::Commit { op, commit });

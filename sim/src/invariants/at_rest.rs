@@ -1,5 +1,5 @@
 //! When faults have stopped and the time to converge is over, every active site shows exactly the refs of the log, and
-//! its fold's digest is everybody's.
+//! its fold's digest is everybody's. Every partition has the members that partition 0 has.
 //!
 //! That it also reports the log's end without an exception is what the world waits for before it calls a run at rest
 //! (`world/calm.rs`); a run in which that never happens has not converged. Catches folds that differ, updates reported
@@ -11,6 +11,7 @@ use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName, SiteId};
 
 use super::{broken, short};
+use crate::naive::PartitionState;
 use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
 
 const NAME: &str = "at-rest";
@@ -25,7 +26,7 @@ impl Invariant for AtRest {
     }
 
     fn promise(&self) -> &'static str {
-        "at rest every active site shows the log's refs and heads, and all folds have one digest"
+        "at rest every active site shows the log's refs and heads, and all have one digest and one membership"
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
@@ -38,6 +39,7 @@ impl Invariant for AtRest {
             found.extend(refs_differ(seen, site, &seen.sites[site]));
         }
         found.extend(digests_differ(seen));
+        found.extend(members_differ(seen));
         found.into_iter().map(|what| broken(NAME, what)).collect()
     }
 }
@@ -85,6 +87,15 @@ fn digests_differ(seen: &Observed) -> Vec<String> {
         }
     }
     found
+}
+
+/// Who belongs is decided in partition 0; the others have copies.
+fn members_differ(seen: &Observed) -> Option<String> {
+    let mut all = seen.naive.partitions.iter();
+    let (_, first) = all.next()?;
+    let told = |state: &PartitionState| (state.members.clone(), state.evictions().0);
+    let (partition, other) = all.find(|(_, state)| told(state) != told(first))?;
+    Some(format!("partition {partition} has the members {:?}, partition 0 {:?}", told(other), told(first)))
 }
 
 #[cfg(test)]

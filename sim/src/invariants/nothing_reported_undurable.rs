@@ -26,6 +26,8 @@ pub(super) struct NothingReportedUndurable {
     staged: Claims,
     flushed: Claims,
     proofs: Proofs,
+    /// Each site's newest daemon.
+    newest: BTreeMap<SiteId, u64>,
     /// How often objects had left each site's repository when a push to it was accepted: gc may take what a later push
     /// let go before the report arrives.
     swept: BTreeMap<(SiteId, Partition, Offset), u64>,
@@ -43,11 +45,15 @@ impl Invariant for NothingReportedUndurable {
     }
 
     fn promise(&self) -> &'static str {
-        "whatever a report says is applied or staged would survive a power failure at that site"
+        "whatever a report says is folded, applied or staged would survive a power failure at that site"
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         match event {
+            Event::Started { site, daemon } if !seen.shadows.contains(daemon) => {
+                self.newest.insert(site.clone(), *daemon);
+                Vec::new()
+            }
             Event::Appended { partition, offset } => {
                 self.note_sweeps(seen, *partition, *offset);
                 Vec::new()
@@ -88,7 +94,7 @@ impl NothingReportedUndurable {
     }
 
     fn reported(&mut self, seen: &Observed, site: &SiteId, report: &Report) -> Vec<Violation> {
-        let mut found = Vec::new();
+        let mut found: Vec<Violation> = self.journal_behind(seen, site, report).into_iter().collect();
         let applied = self.applied.add(&seen.naive, report, |mark, offset| mark.applied(offset));
         for (partition, offset) in applied {
             let Some(mark) = report.partitions.get(&partition) else { continue };
@@ -132,19 +138,36 @@ impl NothingReportedUndurable {
             if made_by.is_some_and(|at| !mark.applied(at)) {
                 continue;
             }
-            if place.is_none() {
-                if !foreign {
-                    let (name, new) = (&update.name, short(update.new));
-                    let what = format!("{what}, which set {repo} {name} to {new}; durable there is {}", short(value));
-                    found.push(broken(NAME, what));
-                }
-            } else if let Some(tip) = value.filter(|_| !strayed)
+            if place.is_none() && !foreign {
+                let (name, new) = (&update.name, short(update.new));
+                let what = format!("{what}, which set {repo} {name} to {new}; durable there is {}", short(value));
+                found.push(broken(NAME, what));
+            }
+            // Replaced in Git already by a push that the report calls open: gc may have taken what that let go.
+            let shown = view.and_then(|view| view.refs.get(&update.name)).copied();
+            let later = place.and_then(|place| history.get(place..)).unwrap_or_default();
+            let replaced = shown != value && later.iter().any(|(at, _)| !mark.applied(*at));
+            if let Some(tip) = value.filter(|_| place.is_some() && !strayed && !replaced)
                 && let Some(missing) = self.proofs.missing(seen, Of::Durable, (site, repo), tip)
             {
                 found.push(broken(NAME, format!("{what}; of {repo} {} object {missing} is not durable", update.name)));
             }
         }
         found
+    }
+
+    /// What is wrong if the daemon that runs reports more than its journal holds: after a crash it would say less.
+    fn journal_behind(&self, seen: &Observed, site: &SiteId, report: &Report) -> Option<Violation> {
+        let (.., instance) = seen.daemons.get(self.newest.get(site)?)?;
+        let view = seen.sites.get(site).filter(|view| view.up && *instance == report.instance)?;
+        report.partitions.iter().find_map(|(partition, mark)| {
+            let journal = view.journal.get(partition).copied().unwrap_or_default();
+            let log = seen.log.get(partition)?;
+            let next = log.get(log.partition_point(|entry| entry.offset < journal))?.offset;
+            let what =
+                format!("{site} reports partition {partition} as folded to {}, its journal to {journal}", mark.next);
+            (next < mark.next).then(|| broken(NAME, what))
+        })
     }
 
     fn note_sweeps(&mut self, seen: &Observed, partition: Partition, offset: Offset) {
@@ -212,6 +235,47 @@ mod tests {
         assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[open, done.clone()]).len(), 1);
         world.flush("ams");
         assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[done]), []);
+    }
+
+    #[test]
+    fn gc_may_take_what_an_open_push_let_go_before_that_is_durable() {
+        for (open, found) in [(true, 0), (false, 2)] {
+            let mut world = World::opened(&["ams"]);
+            world.object(1, &[]);
+            world.push("ams", false, &[update("a", absent(), value(1))]);
+            world.store("ams", &[1]);
+            world.show("ams", "a", value(1));
+            world.flush("ams");
+            let deletion = world.end();
+            world.push("ams", false, &[update("a", value(1), absent())]);
+            world.show("ams", "a", absent());
+            world.sweep("ams", 1);
+            world
+                .seen
+                .sites
+                .values_mut()
+                .flat_map(|view| view.repos.values_mut())
+                .for_each(|it| it.durable_objects.clear());
+            let except: Vec<u64> = open.then_some(deletion).into_iter().collect();
+            let report = world.report("ams", world.end(), &except);
+            assert_eq!(run(&mut NothingReportedUndurable::default(), &world, &[report]).len(), found, "{open}");
+        }
+    }
+
+    #[test]
+    fn a_report_ahead_of_the_journal_is_found() {
+        for (behind, found) in [(1, 1), (0, 0)] {
+            let mut world = World::opened(&["ams"]);
+            let (site, daemon) =
+                (SiteId::parse("ams").expect("valid"), *world.seen.daemons.keys().next().expect("one"));
+            let started = Event::Started { site, daemon };
+            let report = world.report("ams", world.end(), &[]);
+            let journal = BTreeMap::from([(Partition(0), Offset(world.end() - behind))]);
+            let view = world.seen.sites.values_mut().next().expect("there");
+            (view.up, view.journal) = (true, journal);
+            let violations = run(&mut NothingReportedUndurable::default(), &world, &[started, report]);
+            assert_eq!(violations.len(), found, "{behind}");
+        }
     }
 
     #[test]

@@ -229,6 +229,7 @@ impl World {
         let (epoch, instance, partitions) = (Epoch(1), self.daemon(name).1, [(P0, mark)].into());
         let report = Arc::new(Report { site: site(name), epoch, instance, number: 1, partitions });
         self.seen.reports.insert(site(name), report.clone());
+        self.seen.sites.entry(site(name)).or_default().journal.insert(P0, Offset(u64::MAX));
         Event::Reported { site: site(name), report }
     }
 

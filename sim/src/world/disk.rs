@@ -321,6 +321,8 @@ impl World {
         if !self.hosts[host].shadow && edit.old != edit.new {
             let site = self.hosts[host].site.clone();
             let (name, from, to) = (edit.name.clone(), edit.old, edit.new);
+            let view = self.observed.sites.get_mut(&site).expect("known");
+            view.found.entry(repo.clone()).or_default().extend(from.filter(|_| edit.found));
             self.emit(&Event::RefSet { site, repo: repo.clone(), name, from, to, foreign: false });
         }
     }

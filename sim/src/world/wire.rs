@@ -279,6 +279,11 @@ impl World {
                 if newer {
                     self.observed.reports.insert(site.clone(), Arc::clone(report));
                 }
+                let host = self.hosts.iter().find(|host| host.site == site && !host.shadow);
+                let journal = host.map(|host| host.disk.journal.positions()).unwrap_or_default();
+                if let Some(view) = self.observed.sites.get_mut(&site) {
+                    view.journal = journal;
+                }
                 self.emit(&Event::Reported { site, report: Arc::clone(report) });
             }
         }

@@ -65,14 +65,15 @@ fn a_journal_older_than_what_the_site_last_reported_is_an_old_copy() {
     let config = Config::new(ams.clone(), vec![ams.clone()], 1);
     let mut control = crate::refdb::Fold::new(Partition(0), config.refdb, config.mutants).control().clone();
     control.next = Offset(10);
-    let restored = Restored { controls: vec![control], ..Restored::default() };
+    let session = Stored { instance: crate::ids::Instance(1), counted: None };
+    let restored = Restored { session, controls: vec![control], ..Restored::default() };
     let (mut site, _) = Site::start(Now::default(), config, restored, Rng::new(1));
     assert!(!site.is_in_step(), "it has not heard yet what was reported");
     site.progress_read = true;
-    assert!(site.is_in_step(), "nothing was");
-    for (next, in_step) in [(10, true), (11, false)] {
+    assert!(!site.is_in_step(), "whoever wrote it may have shown much, and never spoken");
+    for (next, instance, in_step) in [(9, 2, false), (10, 1, true), (11, 1, false)] {
         let mark = crate::progress::Mark { next: Offset(next), ..Default::default() };
-        let (epoch, instance) = (crate::ids::Epoch(1), crate::ids::Instance(1));
+        let (epoch, instance) = (crate::ids::Epoch(1), crate::ids::Instance(instance));
         let partitions = [(Partition(0), mark)].into();
         site.peers.heard(&Report { site: ams.clone(), epoch, instance, number: next, partitions });
         assert_eq!(site.is_in_step(), in_step, "{next}");
