@@ -120,7 +120,7 @@ impl Default for Scenario {
             partitions: (2, 8),
             seconds: 3_600,
             clients: 10,
-            every_seconds: 64,
+            every_seconds: 56,
             faults: None,
             without: Vec::new(),
             often: Vec::new(),
