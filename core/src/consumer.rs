@@ -21,6 +21,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+pub(crate) use objects::PackRead;
 pub(crate) use put_back::Strayed;
 pub(crate) use work::Source;
 use work::{Pending, RepoWork, State};

@@ -55,10 +55,13 @@ pub struct Control {
 }
 
 impl Control {
-    /// Whether a report was written by the instance in force: an old one may have promised what its disk has lost.
+    /// Whether a report was written by the instance in force: an old one may have promised what its disk has lost. An
+    /// eviction ended the force of whoever spoke before it, re-admitted or not.
     pub fn in_force(&self, report: &Report) -> bool {
-        let pair = self.speakers.get(&report.site).map(|speaker| (speaker.epoch, speaker.instance));
-        pair == Some((report.epoch, report.instance))
+        let ended = self.members.ended.get(&report.site).copied().unwrap_or_default();
+        self.speakers.get(&report.site).is_some_and(|speaker| {
+            speaker.epoch > ended && (speaker.epoch, speaker.instance) == (report.epoch, report.instance)
+        })
     }
 }
 

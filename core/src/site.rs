@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use crate::aggregator::Aggregator;
 use crate::audit::Audit;
 use crate::config::{Config, SESSION_AFTER};
+use crate::consumer::PackRead;
 use crate::ids::{Instance, Offset, Partition};
 use crate::journal::{Restored, Work};
 use crate::monitor::Monitor;
@@ -228,7 +229,7 @@ impl Site {
     }
 
     fn aggregate(&mut self, now: Now) {
-        if !self.session.is_ready() {
+        if !self.is_heard() {
             return;
         }
         // Of a partition that stopped nobody knows whether its records count; without partition 0, who is a member.
@@ -251,8 +252,12 @@ impl Site {
                     self.with(partition, |part, out, _| part.recognised(out, &batch));
                 }
                 Some(Owner::ReadPack(partition, repo, offset)) => {
-                    let record = record_at(&records, offset);
-                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, record));
+                    let found = match record_at(&records, offset) {
+                        Some(record) => PackRead::Found(record),
+                        None if next > offset => PackRead::Gone,
+                        None => PackRead::Failed,
+                    };
+                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, found));
                 }
                 Some(Owner::ReadChunks(partition, repo, offset)) => {
                     self.with(partition, |part, out, _| {
@@ -279,7 +284,9 @@ impl Site {
                     self.with(partition, |part, _, _| part.read_failed(now));
                 }
                 Some(Owner::ReadPack(partition, repo, offset)) => {
-                    self.with(partition, |part, out, _| part.consumer.pack_read(now, out, &repo, offset, None));
+                    self.with(partition, |part, out, _| {
+                        part.consumer.pack_read(now, out, &repo, offset, PackRead::Failed)
+                    });
                 }
                 Some(Owner::ReadChunks(partition, repo, offset)) => {
                     self.with(partition, |part, out, _| part.consumer.chunks_read(now, out, &repo, offset, None));

@@ -185,9 +185,13 @@ impl Repo<'_> {
                 (actual != edit.old).then_some(RefSet::Refused { actual })
             })
             .collect();
+        let made: BTreeSet<&str> =
+            edits.iter().filter(|edit| edit.new.is_some()).map(|edit| edit.name.as_str()).collect();
+        let collides = |name: &RefName| name.directories().any(|dir| made.contains(dir));
         let blocked = |edit: &Edit| {
             self.extra.locked_until > now
                 || self.extra.stale_locks.get(&edit.name).is_some_and(|until| *until > now)
+                || (edit.new.is_some() && collides(&edit.name))
                 || (edit.new.is_some() && edit.old.is_none() && self.is_in_the_way(&edit.name))
         };
         // Git takes all locks of a transaction or none.

@@ -13,6 +13,17 @@ use crate::port::{GitEffect, Hide, LogEffect, Notice, Now, Out, Owner, PackSourc
 use crate::record::Record;
 use crate::time::Instant;
 
+/// What came of reading a record again for its pack.
+#[derive(Debug)]
+pub(crate) enum PackRead<'a> {
+    /// Here it is.
+    Found(&'a Record),
+    /// The log does not hold it any more: other sites may have its objects.
+    Gone,
+    /// Nobody knows.
+    Failed,
+}
+
 impl Consumer {
     /// Asks for the objects of the oldest push that still needs some, and of the oldest whose pack is in `packdata`.
     /// One question of either kind a repository at a time, in offset order, so that a push's boundary has been received
@@ -72,6 +83,12 @@ impl Consumer {
         self.ask_receive(out, repo, offset, pack.filter(|pack| !pack.is_empty()).map(PackSource::Inline));
     }
 
+    /// The push to `repo` that an answer is about, unless it is done with: the offset may by then be used by what is put
+    /// back elsewhere.
+    pub(super) fn asked(&mut self, repo: &RepoName, offset: Offset) -> Option<&mut Pending> {
+        self.pending.get_mut(&offset).filter(|it| it.push().is_some_and(|push| push.repo == *repo))
+    }
+
     fn read_pack(&mut self, out: &mut Out, repo: &RepoName, offset: Offset) {
         self.busy(repo, offset);
         let op = out.ask(Owner::ReadPack(self.partition, repo.clone(), offset));
@@ -79,21 +96,21 @@ impl Consumer {
         out.log(LogEffect::Read { op, topic, from: offset, max: 1, wait: false });
     }
 
-    /// The record at `offset` was read again, for its pack; `None` if it could not be.
-    pub(crate) fn pack_read(
-        &mut self,
-        now: Now,
-        out: &mut Out,
-        repo: &RepoName,
-        offset: Offset,
-        record: Option<&Record>,
-    ) {
-        let Some(aim) = self.pending.get(&offset).map(|it| it.aim) else {
+    /// The record at `offset` was read again, for its pack.
+    pub(crate) fn pack_read(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, read: PackRead<'_>) {
+        let Some(aim) = self.asked(repo, offset).map(|it| it.aim) else {
             // A later push overtook it meanwhile; the repository must not go on waiting for it.
             self.release(out, repo, offset);
             return self.pump(now, out, repo);
         };
-        let Some(record) = record else { return self.try_later(now, out, repo, offset) };
+        let record = match read {
+            PackRead::Found(record) => record,
+            PackRead::Failed => return self.try_later(now, out, repo, offset),
+            PackRead::Gone => {
+                let push = self.pending[&offset].push().expect("only pushes have packs").clone();
+                return self.fetch_or_park(now, out, &push, offset, None);
+            }
+        };
         if aim == Aim::Base && !self.learn_base(offset, record) {
             self.release(out, repo, offset);
             self.drop_base(repo, offset);
@@ -184,15 +201,17 @@ impl Consumer {
         // Written after it was asked for, so only a flush that begins from here on covers it.
         self.dirty.insert(repo.clone());
         self.release(out, repo, offset);
-        let Some(pending) = self.pending.get_mut(&offset) else { return self.pump(now, out, repo) };
+        let round = self.round;
+        let Some(pending) = self.asked(repo, offset) else { return self.pump(now, out, repo) };
         let push = pending.push().expect("only pushes have objects").clone();
         match outcome {
             Received::Complete if pending.aim == Aim::Base => self.base_received(repo, offset),
             Received::Complete => {
-                pending.state =
-                    if push.replicated { State::Staged { flushed: Some(self.round) } } else { State::Ready };
-                // The log has the pack, should it be needed again.
-                self.set_source(offset, Source::Log);
+                pending.state = if push.replicated { State::Staged { flushed: Some(round) } } else { State::Ready };
+                // The log has the pack, should it be needed again; of what is put back it has none.
+                if pending.is_record() {
+                    self.set_source(offset, Source::Log);
+                }
             }
             Received::Failed => return self.try_later(now, out, repo, offset),
             Received::Corrupt => return self.fetch_or_park(now, out, &push, offset, None),
@@ -254,7 +273,7 @@ impl Consumer {
 
     /// The answer to [`GitEffect::Fetch`].
     pub(crate) fn fetched(&mut self, now: Now, out: &mut Out, repo: &RepoName, offset: Offset, ok: bool) {
-        if !self.pending.contains_key(&offset) {
+        if self.asked(repo, offset).is_none() {
             self.release(out, repo, offset);
             return self.pump(now, out, repo);
         }

@@ -77,10 +77,12 @@ impl Consumer {
 
     /// An offset to keep the work by, of a record that left none here or whose work is long done.
     fn unused_below(&self, repo: &RepoName, next: Offset) -> Option<Offset> {
-        let entry = self.repos.get(repo);
+        let kept = |at: &Offset| self.repos.get(repo).is_some_and(|entry| entry.kept.contains(at));
         let free = |at: &Offset| {
-            // The answer to a question about an overtaken push must not be taken for one about this work.
-            !entry.is_some_and(|entry| entry.asks_about(*at) || entry.kept.contains(at))
+            // The answer to a question about an overtaken push, of whatever repository, must not be taken for one about
+            // this work.
+            !self.repos.values().any(|entry| entry.asks_about(*at))
+                && !kept(at)
                 && !self.pending.contains_key(at)
                 && !self.ended.contains_key(at)
                 && !self.unflushed.contains_key(at)

@@ -1,5 +1,7 @@
 //! Refs: the newest accepted value that may be shown, by compare-and-set on what Git has.
 
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Consumer;
@@ -30,6 +32,9 @@ impl Consumer {
                 let edit = Edit { name: name.clone(), old: work.shown, new: *new, found };
                 edits.push((edit, *offset));
             }
+        }
+        if !self.mutants.on(Mutant::CollisionsAsked) {
+            drop_collisions(&mut edits);
         }
         let release = self.releasable(entry, &edits);
         if edits.is_empty() && release.is_empty() {
@@ -113,9 +118,15 @@ impl Consumer {
             return;
         }
         (pending.keep, pending.state) = (true, State::Waiting);
-        if pending.is_record() {
-            self.set_source(offset, Source::Here(None));
-        }
+        // The offset of what is put back names another's record, which has nothing for it.
+        let source = if pending.is_record() {
+            Source::Here(None)
+        } else if self.mutants.on(Mutant::BorrowedRecordRead) {
+            Source::Log
+        } else {
+            Source::Inline(Arc::from([]))
+        };
+        self.set_source(offset, source);
     }
 
     /// The ref is at the value of `offset`: that one is done, and all before it are overtaken.
@@ -156,4 +167,20 @@ impl Consumer {
             out.notice(Notice::ForeignRef { repo: repo.clone(), name: name.clone(), actual });
         }
     }
+}
+
+/// Of two refs that cannot be beside each other the one accepted last is set: the other was deleted between the two, and
+/// only that is not to be shown yet.
+fn drop_collisions(edits: &mut Vec<(Edit, Offset)>) {
+    let there = edits.iter().filter(|(edit, _)| edit.new.is_some());
+    let there: BTreeMap<&str, Offset> = there.map(|(edit, offset)| (edit.name.as_str(), *offset)).collect();
+    let mut older: BTreeSet<RefName> = BTreeSet::new();
+    for (edit, offset) in edits.iter().filter(|(edit, _)| edit.new.is_some()) {
+        for (dir, of_dir) in edit.name.directories().filter_map(|dir| there.get_key_value(dir)) {
+            let is_dir = |(other, _): &&(Edit, Offset)| of_dir < offset && other.name.as_str() == *dir;
+            let less = edits.iter().find(is_dir).map_or(&edit.name, |(other, _)| &other.name);
+            older.insert(less.clone());
+        }
+    }
+    edits.retain(|(edit, _)| !older.contains(&edit.name));
 }

@@ -1,5 +1,6 @@
 //! A projection by itself: what its proofs may stop at, and what it asks the log for.
 
+mod collisions;
 mod journalled;
 mod keeps;
 mod objects;
@@ -56,7 +57,7 @@ fn a_ref_that_a_crash_left_in_doubt_bounds_no_proof_until_it_is_proved_itself() 
     let mut consumer = consumer(vec![(old, push("refs/heads/a", None, oid(1), vec![]))]);
     consumer.open(now, &mut out);
     // Its pack cannot be read from the log now, so the next push has its turn first.
-    consumer.pack_read(now, &mut out, &repo, old, None);
+    consumer.pack_read(now, &mut out, &repo, old, PackRead::Failed);
     let have = Have { name: branch("refs/heads/a"), value: oid(1), since: Some(old) };
     let next = push("refs/heads/b", None, oid(2), vec![have]);
     consumer.accept(now, &mut out, new, next, Source::Inline(Arc::from([])));

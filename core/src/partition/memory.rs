@@ -7,7 +7,8 @@ use alloc::collections::BTreeSet;
 use super::Part;
 use crate::audit::Watch;
 use crate::ids::Offset;
-use crate::progress::Report;
+use crate::mutant::Mutant;
+use crate::progress::{Mark, Report};
 use crate::table::TableKey;
 
 impl Part {
@@ -37,9 +38,12 @@ impl Part {
         self.cache.unsaved() + self.fold.control().next.0.saturating_sub(self.saved_to.0) as usize
     }
 
-    /// The journal that the site started with had folded all that `report` says.
+    /// The journal that the site started with had folded all that was folded when `report` was made. One that had to
+    /// leave exceptions out ends before that, and names no digest of the fold.
     pub(crate) fn had_folded(&self, report: &Report) -> bool {
-        report.partitions.get(&self.partition).is_none_or(|mark| mark.next <= self.started_at)
+        let said = report.partitions.get(&self.partition);
+        let whole = |mark: &Mark| mark.digest.is_some() || self.config.mutants.on(Mutant::ShortReportBelieved);
+        said.is_none_or(|mark| whole(mark) && mark.next <= self.started_at)
     }
 
     pub(crate) fn held(&self) -> usize {
@@ -48,5 +52,27 @@ impl Part {
             + self.queue.len()
             + self.consumer.held()
             + self.producer.held()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ids::{Digest, Epoch, Instance, Offset, Partition};
+    use crate::names::SiteId;
+    use crate::partition::watched::tests::part;
+    use crate::progress::{Mark, Report};
+
+    #[test]
+    fn a_report_that_left_exceptions_out_does_not_tell_how_far_the_fold_was() {
+        let mut part = part();
+        part.started_at = Offset(10);
+        let whole = Some(Digest(1));
+        for (next, digest, had) in [(9, whole, true), (10, whole, true), (11, whole, false), (9, None, false)] {
+            let mark = Mark { next: Offset(next), digest, ..Mark::default() };
+            let (epoch, instance) = (Epoch(1), Instance(1));
+            let site = SiteId::parse("ams").expect("valid");
+            let partitions = [(Partition(0), mark)].into();
+            assert_eq!(part.had_folded(&Report { site, epoch, instance, number: 1, partitions }), had, "{next}");
+        }
     }
 }

@@ -46,7 +46,9 @@ impl Site {
         for read in records {
             let Value::Progress(Some(report)) = read.value else { continue };
             self.peers.heard(&report);
-            self.compare(&report);
+            if self.speaks(&report) {
+                self.compare(&report);
+            }
         }
     }
 
@@ -67,6 +69,12 @@ impl Site {
                 }
             }
         }
+    }
+
+    /// Whether a report is of the instance in force, as far as this site knows: what a former one folded, whose site may
+    /// have been put out for it, stops nobody. Each says it again with its next report.
+    fn speaks(&self, report: &Report) -> bool {
+        self.parts[0].caught_up && self.in_force().is_some_and(|control| control.in_force(report))
     }
 
     /// Anti-entropy: where another site's fold stands at the same offset, its digest must be ours.
@@ -241,9 +249,15 @@ impl Site {
         (self.parts[0].producer.in_force && !self.reporting).then_some(self.report_due)
     }
 
+    /// The others hear this site's reports, and so may have elected it: whatever it has still to show, nobody else does
+    /// the work of the elected one. It knows by now whom it was not to listen for.
+    pub(super) fn is_heard(&self) -> bool {
+        self.parts[0].producer.in_force && self.progress_read && !self.session.over
+    }
+
     /// Keeps the log's clock going in partitions where nothing happens. The elected daemon does it for all.
     pub(super) fn beat(&mut self, now: Now) {
-        self.beats = self.session.is_ready() && self.aggregator.is_elected(now, self.parts[0].fold.control());
+        self.beats = self.is_heard() && self.aggregator.is_elected(now, self.parts[0].fold.control());
         if !self.beats {
             return;
         }

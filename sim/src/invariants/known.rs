@@ -26,9 +26,8 @@ impl Known {
     pub(super) fn follow(&mut self, seen: &Observed, event: &Event) {
         match event {
             Event::Appended { partition: Partition(0), offset } => {
-                let speakers = seen.naive.partitions.get(&Partition(0)).map(|state| &state.speakers);
-                let instance =
-                    |site: &SiteId| speakers.and_then(|speakers| speakers.get(site)).map(|speaker| speaker.instance);
+                let state = seen.naive.partitions.get(&Partition(0));
+                let instance = |site: &SiteId| state.and_then(|state| state.in_force(site)).map(|(_, it)| it);
                 let members = seen.naive.members();
                 let now: Members = members.map(|(site, state)| (site.clone(), (state, instance(site)))).collect();
                 let time_ms = seen.naive.decision(Partition(0), *offset).map_or(0, |decision| decision.time_ms);

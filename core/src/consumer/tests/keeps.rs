@@ -108,7 +108,7 @@ fn a_keep_ref_of_a_former_start_goes_with_its_push() {
     let mut consumer = consumer(vec![(RECENT, staged)]);
     consumer.accept(now, &mut out, Offset(21), deletion("refs/heads/a", oid(1)), Source::Log);
     consumer.open(now, &mut out);
-    consumer.pack_read(now, &mut out, &repo, RECENT, None);
+    consumer.pack_read(now, &mut out, &repo, RECENT, PackRead::Failed);
     consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     assert!(!consumer.is_pending(RECENT));
     assert_eq!(released(&out.take()), [RECENT]);

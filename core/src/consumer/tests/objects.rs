@@ -199,12 +199,23 @@ fn a_bases_record_of_another_life_is_none_and_its_own_bases_are_wanted_too() {
             time_ms: 0,
         };
         let record = crate::record::Record { header, body: crate::record::Body::Push(body), pack: Arc::from([1]) };
-        consumer.pack_read(at(0), &mut out, &repo, Offset(10), Some(&record));
+        consumer.pack_read(at(0), &mut out, &repo, Offset(10), PackRead::Found(&record));
         assert_eq!(hides(&out.take(), oid(1)).is_some(), life == 1);
         if life == 1 {
             consumer.received(at(0), &mut out, &repo, Offset(10), crate::port::Received::Missing(oid(3)));
             consumer.fetched(at(0), &mut out, &repo, Offset(10), false);
             assert!(hides(&out.take(), oid(3)).is_some(), "what the base was cut at");
         }
+    }
+}
+
+#[test]
+fn a_record_that_the_log_does_not_hold_any_more_is_asked_of_other_sites() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    for (read, asked) in [(PackRead::Failed, vec![]), (PackRead::Gone, vec![SiteId::parse("sfo").expect("valid")])] {
+        let mut consumer = consumer(vec![(Offset(10), push("refs/heads/a", None, oid(1), vec![]))]);
+        consumer.open(now, &mut out);
+        consumer.pack_read(now, &mut out, &repo, Offset(10), read);
+        assert_eq!(fetches(&out.take()), asked);
     }
 }

@@ -115,3 +115,33 @@ fn what_is_put_back_takes_no_offset_whose_keep_ref_is_still_there() {
     consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
     assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9), &Offset(12)], "it would be released with it");
 }
+
+#[test]
+fn what_is_put_back_takes_no_offset_that_is_asked_about_for_another_repository() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let first = push("refs/heads/a", None, oid(1), vec![]);
+    consumer.accept(now, &mut out, Offset(10), first, Source::Inline(Arc::from([])));
+    consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
+    rest(&mut consumer);
+    let life = Incarnation(1);
+    consumer.put_back(now, &mut out, (&other(), life), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9)], "the answer is not about this");
+}
+
+#[test]
+fn what_could_not_be_put_back_at_once_takes_nothing_from_the_record_whose_offset_it_uses() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/a", oid(1))], Offset(100));
+    consumer.received(now, &mut out, &repo, Offset(99), crate::port::Received::Complete);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
+    out.take();
+    consumer.wake(at(60_000), &mut out);
+    let effects = out.take();
+    assert!(hides(&effects, oid(1)).is_some(), "it is proved again: {effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Log(_))), "{effects:?}");
+}

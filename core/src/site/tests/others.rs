@@ -271,3 +271,52 @@ fn what_was_accepted_in_a_partition_that_stopped_is_not_republished() {
         assert_eq!(published, usize::from(!stops));
     }
 }
+
+/// What sfo is heard to report, whose start `speaks` here; an eviction ended every epoch up to `ended`.
+fn reported(speaks: u64, ended: u64, mark: crate::progress::Mark) -> (Site, Report) {
+    use crate::ids::{Epoch, Seq};
+    use crate::refdb::{Control, Fold, Speaker};
+    let (_, mut site) = ready();
+    let sfo = SiteId::parse("sfo").expect("valid");
+    let mut control =
+        Control { mark: Some((Offset(2), crate::ids::Digest(5))), ..site.parts[0].fold.control().clone() };
+    let (seq, rules) = (Seq(0), crate::record::RULES);
+    control.speakers.insert(sfo.clone(), Speaker { epoch: Epoch(speaks), instance: Instance(1), seq, rules });
+    control.members.ended.insert(sfo.clone(), Epoch(ended));
+    site.parts[0].fold = Fold::restore(control, site.config.refdb, site.config.mutants);
+    let partitions = [(Partition(0), mark)].into();
+    (site, Report { site: sfo, epoch: Epoch(1), instance: Instance(1), number: 1, partitions })
+}
+
+#[test]
+fn an_eviction_ends_the_force_of_what_a_site_reported_before_it() {
+    for (speaks, ended, counts) in [(1, 0, true), (1, 1, false), (2, 0, false)] {
+        let (site, report) = reported(speaks, ended, crate::progress::Mark::default());
+        assert_eq!(site.parts[0].fold.control().in_force(&report), counts, "{speaks} {ended}");
+    }
+}
+
+#[test]
+fn who_does_not_speak_any_more_stops_nobody_by_another_fold() {
+    for (speaks, ended, stops) in [(1, 0, true), (1, 1, false), (2, 0, false)] {
+        let mark = crate::progress::Mark { mark: Some((Offset(2), crate::ids::Digest(6))), ..Default::default() };
+        let (mut site, report) = reported(speaks, ended, mark);
+        let value = Value::Progress(Some(Arc::new(report)));
+        site.heard(vec![Read { offset: Offset(999), time_ms: 0, value }], Offset(1_000), Offset(1_000));
+        assert_eq!(site.parts[0].stopped.is_some(), stops, "{speaks} {ended}");
+    }
+}
+
+#[test]
+fn the_elected_site_does_its_work_before_it_shows_all_that_the_log_held() {
+    let (mut world, mut site) = ready();
+    world.push(&mut site, 2, None, 7);
+    drop(site);
+    (world.ready, world.waiting, world.locked) = (false, vec![], true);
+    world.table.clear();
+    let mut site = world.start(2);
+    let before = world.records().len();
+    world.pass(&mut site, Duration::from_secs(40));
+    assert!(!world.ready);
+    assert!(world.records()[before..].contains(&"heartbeat"), "{:?}", world.records());
+}

@@ -72,7 +72,8 @@ fn a_journal_older_than_what_the_site_last_reported_is_an_old_copy() {
     site.progress_read = true;
     assert!(!site.is_in_step(), "whoever wrote it may have shown much, and never spoken");
     for (next, instance, in_step) in [(9, 2, false), (10, 1, true), (11, 1, false)] {
-        let mark = crate::progress::Mark { next: Offset(next), ..Default::default() };
+        let digest = Some(crate::ids::Digest(0));
+        let mark = crate::progress::Mark { next: Offset(next), digest, ..Default::default() };
         let (epoch, instance) = (crate::ids::Epoch(1), crate::ids::Instance(instance));
         let partitions = [(Partition(0), mark)].into();
         site.peers.heard(&Report { site: ams.clone(), epoch, instance, number: next, partitions });
