@@ -8,13 +8,14 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::config::{AUDIT_EVERY, AUDIT_REST, Config, Limits};
+use crate::config::{AUDIT_EVERY, AUDIT_REST, Config, Limits, RECENT_REFS_MAX};
 use crate::consumer::Strayed;
-use crate::ids::{Digest, Incarnation, Oid, Partition};
+use crate::ids::{Digest, Incarnation, Offset, Oid, Partition};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName};
 use crate::partition::Part;
 use crate::port::{GitEffect, JournalEffect, Now, Out, Owner, Rows};
+use crate::record::Have;
 use crate::table::{RefEntry, RepoEntry, TableEntry, TableKey};
 use crate::time::Instant;
 
@@ -204,23 +205,34 @@ impl Audit {
         };
         let covered = |name: &RefName| end.as_ref().is_none_or(|end| name <= end);
         let mut table: BTreeMap<RefName, RefEntry> = table.into_iter().filter(|(name, _)| covered(name)).collect();
-        let mut strayed = Vec::new();
+        let (mut strayed, mut right) = (Vec::new(), Vec::new());
         for (name, actual) in git.into_iter().filter(|(name, _)| covered(name)) {
             let entry = table.remove(&name);
-            if entry.as_ref().map(|entry| entry.value) != Some(actual) {
-                strayed.push(Strayed { name, actual: Some(actual), entry });
+            match entry.as_ref().filter(|entry| entry.value == actual) {
+                Some(entry) if !part.touched_ref(&name) => right.push((entry.since, name, actual)),
+                Some(_) => {}
+                None => strayed.push(Strayed { name, actual: Some(actual), entry }),
             }
         }
         strayed.extend(table.into_iter().map(|(name, entry)| Strayed { name, actual: None, entry: Some(entry) }));
         strayed.retain(|it| self.mutants.on(Mutant::AuditRaces) || !part.touched_ref(&it.name));
         if !strayed.is_empty() {
-            part.put_back(now, out, &subject.repo, subject.life, strayed);
+            part.put_back(now, out, &subject.repo, subject.life, (strayed, newest(right)));
         }
         match end {
             Some(end) => self.look(now, out, parts, subject, Some(end)),
             None => self.next(now, out, parts),
         }
     }
+}
+
+/// Where proofs of what is put back may stop: at the refs set last among those that are where they belong. Without them
+/// a single stray ref would cost a walk over the whole history.
+fn newest(mut right: Vec<(Offset, RefName, Oid)>) -> Vec<Have> {
+    right.sort_unstable_by(|one, other| other.cmp(one));
+    right.truncate(RECENT_REFS_MAX);
+    // What these are at needs no base from the log, so no record is named.
+    right.into_iter().map(|(_, name, value)| Have { name, value, since: None }).collect()
 }
 
 /// What happened in a partition while the audit waited for answers.

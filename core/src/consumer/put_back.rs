@@ -11,6 +11,7 @@ use crate::ids::{Incarnation, Offset, Oid};
 use crate::journal::{Change, PushWork, Work};
 use crate::names::{RefName, RepoName};
 use crate::port::{Notice, Now, Out};
+use crate::record::Have;
 use crate::table::RefEntry;
 
 /// A ref that is not where the table says.
@@ -29,13 +30,13 @@ const LOOK_BACK: u64 = 64;
 
 impl Consumer {
     /// Takes refs back to where they belong, unless something else happens to them by now. The fold stands at `next`.
-    /// What finds no room waits for the next round.
+    /// What finds no room waits for the next round. Refs that are where they belong, and complete, are `haves`.
     pub(crate) fn put_back(
         &mut self,
         now: Now,
         out: &mut Out,
         (repo, incarnation): (&RepoName, Incarnation),
-        mut strayed: Vec<Strayed>,
+        (mut strayed, haves): (Vec<Strayed>, Vec<Have>),
         next: Offset,
     ) {
         let busy: BTreeSet<RefName> = self.busy_refs(repo).cloned().collect();
@@ -56,7 +57,7 @@ impl Consumer {
             origin,
             replicated: false,
             changes: changes.collect(),
-            haves: Vec::new(),
+            haves,
             pack: None,
         };
         self.take(now.at, offset, Work::Push(work), Source::Inline(Arc::from([])));

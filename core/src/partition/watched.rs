@@ -10,6 +10,7 @@ use crate::consumer::Strayed;
 use crate::ids::Incarnation;
 use crate::names::{RefName, RepoName};
 use crate::port::{Now, Out};
+use crate::record::Have;
 
 impl Part {
     /// From here on it is remembered what happens, beginning with what is under way.
@@ -47,11 +48,11 @@ impl Part {
         out: &mut Out,
         repo: &RepoName,
         life: Incarnation,
-        strayed: Vec<Strayed>,
+        look: (Vec<Strayed>, Vec<Have>),
     ) {
         let over = self.watch.as_ref().is_none_or(|watch| watch.is_over(repo, life));
         if self.stopped.is_none() && !over {
-            self.consumer.put_back(now, out, (repo, life), strayed, self.fold.control().next);
+            self.consumer.put_back(now, out, (repo, life), look, self.fold.control().next);
         }
     }
 }
@@ -131,7 +132,7 @@ pub(crate) mod tests {
                 part.watch.as_mut().expect("it watches").reshaped(&repo, None);
             }
             part.stopped = stopped.then(|| "the log was lost".into());
-            part.put_back(Now::default(), &mut out, &repo, LIFE, strayed());
+            part.put_back(Now::default(), &mut out, &repo, LIFE, (strayed(), vec![]));
             assert_eq!(out.take().len(), told, "{ended} {stopped}");
         }
     }

@@ -14,7 +14,7 @@ fn what_is_put_back_is_not_journalled_and_what_was_found_is_held() {
     let mut consumer = consumer(vec![]);
     consumer.open(now, &mut out);
     let life = Incarnation(1);
-    consumer.put_back(now, &mut out, (&repo, life), vec![strayed("refs/heads/a", oid(1))], Offset(100));
+    consumer.put_back(now, &mut out, (&repo, life), (vec![strayed("refs/heads/a", oid(1))], vec![]), Offset(100));
     // What somebody set there proves nothing about objects.
     let have = Have { name: branch("refs/heads/a"), value: oid(1), since: None };
     let pack = Source::Inline(Arc::from([]));
@@ -58,14 +58,20 @@ fn nothing_is_put_back_that_has_work_under_way() {
     let pack = || Source::Inline(Arc::from([]));
     consumer.accept(now, &mut out, RECENT, push("refs/heads/a", None, oid(1), vec![]), pack());
     let both = vec![strayed("refs/heads/a", oid(8)), strayed("refs/heads/b", oid(8))];
-    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), both, Offset(100));
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), (both, vec![]), Offset(100));
     let told = |effect: Effect| match effect {
         Effect::Client(crate::port::ClientEffect::Notice(crate::port::Notice::ForeignRef { name, .. })) => Some(name),
         _ => None,
     };
     assert_eq!(out.take().into_iter().filter_map(told).collect::<Vec<_>>(), [branch("refs/heads/b")]);
     consumer.accept(now, &mut out, Offset(100), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
-    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/c", oid(8))], Offset(101));
+    consumer.put_back(
+        now,
+        &mut out,
+        (&repo, Incarnation(1)),
+        (vec![strayed("refs/heads/c", oid(8))], vec![]),
+        Offset(101),
+    );
     assert_eq!(out.take().into_iter().filter_map(told).collect::<Vec<_>>(), []);
 }
 
@@ -80,7 +86,13 @@ fn what_is_put_back_takes_no_offset_that_a_question_or_a_keep_ref_may_use() {
     consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
     consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     rest(&mut consumer);
-    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    consumer.put_back(
+        now,
+        &mut out,
+        (&repo, Incarnation(1)),
+        (vec![strayed("refs/heads/b", oid(3))], vec![]),
+        Offset(11),
+    );
     assert!(!consumer.pending.contains_key(&Offset(10)));
     assert!(consumer.pending.contains_key(&Offset(9)));
 }
@@ -95,7 +107,13 @@ fn what_is_put_back_takes_no_offset_whose_question_is_under_way() {
     consumer.accept(now, &mut out, Offset(11), deletion("refs/heads/a", oid(1)), Source::Log);
     consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     rest(&mut consumer);
-    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    consumer.put_back(
+        now,
+        &mut out,
+        (&repo, Incarnation(1)),
+        (vec![strayed("refs/heads/b", oid(3))], vec![]),
+        Offset(11),
+    );
     assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9)], "the answer is not about this");
 }
 
@@ -112,7 +130,13 @@ fn what_is_put_back_takes_no_offset_whose_keep_ref_is_still_there() {
     consumer.accept(now, &mut out, Offset(12), deletion("refs/heads/c", oid(1)), Source::Log);
     consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Complete);
     rest(&mut consumer);
-    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    consumer.put_back(
+        now,
+        &mut out,
+        (&repo, Incarnation(1)),
+        (vec![strayed("refs/heads/b", oid(3))], vec![]),
+        Offset(11),
+    );
     assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9), &Offset(12)], "it would be released with it");
 }
 
@@ -127,7 +151,7 @@ fn what_is_put_back_takes_no_offset_that_is_asked_about_for_another_repository()
     consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
     rest(&mut consumer);
     let life = Incarnation(1);
-    consumer.put_back(now, &mut out, (&other(), life), vec![strayed("refs/heads/b", oid(3))], Offset(11));
+    consumer.put_back(now, &mut out, (&other(), life), (vec![strayed("refs/heads/b", oid(3))], vec![]), Offset(11));
     assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(9)], "the answer is not about this");
 }
 
@@ -136,7 +160,13 @@ fn what_could_not_be_put_back_at_once_takes_nothing_from_the_record_whose_offset
     let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
     let mut consumer = consumer(vec![]);
     consumer.open(now, &mut out);
-    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), vec![strayed("refs/heads/a", oid(1))], Offset(100));
+    consumer.put_back(
+        now,
+        &mut out,
+        (&repo, Incarnation(1)),
+        (vec![strayed("refs/heads/a", oid(1))], vec![]),
+        Offset(100),
+    );
     consumer.received(now, &mut out, &repo, Offset(99), crate::port::Received::Complete);
     consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
     out.take();
@@ -144,4 +174,15 @@ fn what_could_not_be_put_back_at_once_takes_nothing_from_the_record_whose_offset
     let effects = out.take();
     assert!(hides(&effects, oid(1)).is_some(), "it is proved again: {effects:?}");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Log(_))), "{effects:?}");
+}
+
+#[test]
+fn a_proof_of_what_is_put_back_stops_at_refs_that_are_where_they_belong() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let have = Have { name: branch("refs/heads/main"), value: oid(4), since: None };
+    let look = (vec![strayed("refs/heads/a", oid(1))], vec![have]);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), look, Offset(100));
+    assert_eq!(hides(&out.take(), oid(1)), Some(vec![Hide::Shown(branch("refs/heads/main"))]));
 }
