@@ -9,7 +9,7 @@ mod ack;
 mod intake;
 mod staging;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verdict;
 pub(crate) mod words;
 

@@ -98,7 +98,7 @@ impl Bench {
     pub fn append(&mut self, who: &str, seq: u64, scoped: bool, body: Body) {
         let header = Header {
             repo: scoped.then(repo),
-            incarnation: None,
+            incarnation: (scoped && !matches!(body, Body::RepoCreated(_))).then_some(Incarnation(3)),
             site: site(who),
             instance: Instance(1),
             epoch: Epoch(1),
