@@ -126,8 +126,9 @@ impl Producer {
         checking.flat_map(|job| self.keys(fold, cache, job)).collect()
     }
 
-    /// No more than the next record needs: at most 564 KiB (the header but for [`HEADER_RESERVE`]) / 284 bytes (the least
-    /// that [`fits`] counts for a name of 32 components) = 2,033 updates x 62 keys = 126,000, and those of the boundary.
+    /// No more than the next record needs: at most 564 KiB (the header but for [`HEADER_RESERVE`]) / 284 bytes (the
+    /// least that [`fits`] counts for a name of 32 components) = 2,033 updates x 62 keys = 126,000, and those of the
+    /// boundary.
     fn keys(&self, fold: &Fold, cache: &Cache, job: &Job) -> BTreeSet<TableKey> {
         let Some(repo) = &job.repo else { return BTreeSet::new() };
         let mut keys = BTreeSet::from([TableKey::Repo(repo.clone())]);

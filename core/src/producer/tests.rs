@@ -1,4 +1,4 @@
-//! A partition that is all its own: what becomes of pushes and orders when the log is slow, refuses, or judges otherwise.
+//! A partition by itself: what becomes of pushes and orders when the log is slow, refuses, or judges otherwise.
 
 mod answers;
 mod batches;

@@ -13,8 +13,8 @@ use crate::port::{Answer, ClientEffect, Now, Out};
 use crate::refdb::{Judgement, Verdict, Void};
 
 impl Producer {
-    /// The fold judged a record of this daemon's pair. If it was admitted, everything of ours with a lower sequence that
-    /// has not appeared is void for ever; and so is all of ours once the pair's force has ended.
+    /// The fold judged a record of this daemon's pair. If it was admitted, everything of ours with a lower sequence
+    /// that has not appeared is void for ever; and so is all of ours once the pair's force has ended.
     /// `unshown` are earlier records that updates judged unchanged wait for.
     pub(crate) fn judged(
         &mut self,
@@ -51,9 +51,9 @@ impl Producer {
         }
     }
 
-    /// A record of ours met a membership that this site is not in. That spends no number: where a copy of the membership
-    /// came late the next may bring the site back, and the same record, appended twice by the log, counts then. So it is
-    /// as good as unknown. An eviction that is one ends the pair's force, and the fence answers.
+    /// A record of ours met a membership that this site is not in. That spends no number: where a copy of the
+    /// membership came late the next may bring the site back, and the same record, appended twice by the log, counts
+    /// then. So it is as good as unknown. An eviction that is one ends the pair's force, and the fence answers.
     fn put_off(&mut self, now: Now, seq: Seq) {
         match self.appends.get_mut(&seq) {
             Some(append) if append.job.is_some() => append.outcome = Outcome::Unknown,
