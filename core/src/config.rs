@@ -156,6 +156,9 @@ pub const EXCEPTIONS_MAX: usize = 64;
 pub const PUBLISHED_MAX: usize = 64;
 /// Values offered to the walk that cuts a pack, from the repository's most recently set refs.
 pub const RECENT_REFS_MAX: usize = 24;
+/// Table entries that the fold reads ahead for the records that wait, some 5 MB with their keys. A record that needs
+/// more is read for by itself: at most 4,000 updates x 62 ([`crate::names::REF_COMPONENTS_MAX`]) = 248,000.
+pub const KEYS_AHEAD: usize = 16_384;
 /// How long an unknown append may still show itself before a barrier asks for it.
 pub const BARRIER_AFTER: Duration = Duration::from_millis(500);
 /// Wait before a refused append, a failed read or a failed Git operation is tried again.

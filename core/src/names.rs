@@ -33,6 +33,12 @@ pub const REF_NAME_MAX: usize = 1_000;
 /// Longest component of a ref name in bytes; file systems stop at 255 and `.lock` must still fit behind it.
 pub const REF_COMPONENT_MAX: usize = 200;
 
+/// Most components of a ref name, `refs` among them. One with n needs n - 2 directories, so a judgement reads at most
+/// 2 + 2 x (n - 2) = 62 entries for it (itself and a ref of each directory's name, and how many refs are below each),
+/// and may write as many: a push of 10,000 updates needs 620,000 at most, where one slash every second byte would make
+/// 10 millions of them.
+pub const REF_COMPONENTS_MAX: usize = 32;
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $check:path) => {
         $(#[$doc])*
@@ -98,8 +104,8 @@ name_type!(
     check_repo
 );
 name_type!(
-    /// A ref below `refs/` by Git's own rules, at most 1,000 bytes, each component at most 200. `refs/refrain/` is ours
-    /// and refused here.
+    /// A ref below `refs/` by Git's own rules, at most 1,000 bytes, each component at most 200, and 32 components.
+    /// `refs/refrain/` is ours and refused here.
     RefName,
     check_ref
 );
@@ -159,6 +165,10 @@ fn check_ref(text: &str) -> Result<(), BadName> {
     if text.bytes().any(|b| b <= b' ' || b == 0x7f || matches!(b, b'~' | b'^' | b':' | b'?' | b'*' | b'[' | b'\\')) {
         return Err(BadName("a ref name has no blank, control character or any of ~^:?*[\\"));
     }
+    // With the one before the first slash.
+    if rest.split('/').count() + 1 > REF_COMPONENTS_MAX {
+        return Err(BadName("a ref name has at most 32 components, refs/ among them"));
+    }
     for component in rest.split('/') {
         if component.is_empty() || component.starts_with('.') || component.ends_with(".lock") {
             return Err(BadName("no component of a ref name is empty, starts with '.' or ends in .lock"));
@@ -207,6 +217,24 @@ mod tests {
         }
         assert!(RefName::parse(&alloc::format!("refs/heads/{}", "x".repeat(201))).is_err());
         assert!(RefName::parse(&alloc::format!("refs/heads/{}", "x/".repeat(600))).is_err());
+    }
+
+    #[test]
+    fn ref_names_are_bounded_in_bytes_and_in_components() {
+        let padded = |bytes: usize| (11..bytes).map(|at| if at % 150 == 0 { '/' } else { 'x' }).collect::<String>();
+        let bytes = |bytes: usize| alloc::format!("refs/heads/{}", padded(bytes));
+        let last = |bytes: usize| alloc::format!("refs/heads/{}", "x".repeat(bytes));
+        let deep = |components: usize| alloc::format!("refs/heads{}", "/a".repeat(components - 2));
+        for (what, most, above) in [
+            ("bytes", bytes(REF_NAME_MAX), bytes(REF_NAME_MAX + 1)),
+            ("component", last(REF_COMPONENT_MAX), last(REF_COMPONENT_MAX + 1)),
+            ("components", deep(REF_COMPONENTS_MAX), deep(REF_COMPONENTS_MAX + 1)),
+        ] {
+            assert!(RefName::parse(&most).is_ok(), "{what}: {most}");
+            assert!(RefName::parse(&above).is_err(), "{what}");
+        }
+        let deepest = RefName::parse(&deep(REF_COMPONENTS_MAX)).expect("valid");
+        assert_eq!(2 + 2 * deepest.directories().count(), 62);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! partition stops and says so; nothing jumps.
 
 mod memory;
+#[cfg(test)]
+mod tests;
 pub(crate) mod watched;
 
 use alloc::collections::{BTreeSet, VecDeque};
@@ -25,7 +27,7 @@ use crate::producer::{Producer, Voice};
 use crate::progress::Peers;
 use crate::record::{Body, Decoded, Push, Record, Visibility};
 use crate::refdb::{Control, Fold, Judgement, Verdict};
-use crate::table::{Cache, TableKey};
+use crate::table::Cache;
 use crate::time::Instant;
 
 /// What a read gave; the fields as in [`crate::port::LogInput::Read`].
@@ -267,9 +269,10 @@ impl Part {
         self.retry = Some(now.at + RETRY_AFTER);
     }
 
-    /// Judges as many records as their table entries allow.
+    /// Judges as many records as their table entries, and the journal, allow.
     pub(crate) fn fold_on(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
         while !self.is_outdated(out)
+            && self.unsaved() < self.config.limits.unsaved
             && let Some(next) = self.queue.front()
         {
             if let Ok(record) = &next.decoded.record
@@ -288,7 +291,7 @@ impl Part {
             }
             self.verdicts.push((next.offset, verdict));
         }
-        if self.stopped.is_some() {
+        if self.stopped.is_some() || !self.queue.is_empty() {
             return;
         }
         if self.position >= self.end && !self.caught_up {
@@ -312,14 +315,12 @@ impl Part {
         self.stopped.is_some()
     }
 
-    /// Reads ahead for the whole queue, so that a batch costs one question.
+    /// Reads ahead for the queue, so that a batch usually costs one question.
     fn read_table(&mut self, out: &mut Out) {
         if self.reading_table {
             return;
         }
-        let records = self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok());
-        let keys: BTreeSet<TableKey> = records.flat_map(|record| self.fold.needs(&self.cache, record)).collect();
-        let missing = self.cache.missing(&keys);
+        let missing = self.cache.missing(&self.needs_ahead());
         self.cache.read_started(&missing);
         self.reading_table = true;
         let op = out.ask(Owner::FoldTable(self.partition));
@@ -396,6 +397,10 @@ impl Part {
 
     /// Producer work that follows from anything that may have changed.
     pub(crate) fn produce(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
+        // What the journal had no room for goes on once a commit made some.
+        if !self.queue.is_empty() && !self.reading_table {
+            self.fold_on(now, out, voice);
+        }
         for id in self.producer.checking() {
             self.check(now, out, id);
         }

@@ -16,3 +16,19 @@ pub fn partition_of(repo: &RepoName, partitions: u32) -> Partition {
     hasher.write(repo.as_str().as_bytes());
     Partition((hasher.finish() % u64::from(partitions)) as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_stay_in_the_partitions_that_they_always_were_in() {
+        let golden =
+            [("demo", 0, 208), ("a/b/c", 7, 95), ("A.b_c-1", 7, 631), ("1/2/3/4/5/6/7/8", 2, 594), ("linux", 5, 653)];
+        for (name, of_8, of_1024) in golden {
+            let repo = RepoName::parse(name).expect("valid");
+            assert_eq!((partition_of(&repo, 8).0, partition_of(&repo, 1_024).0), (of_8, of_1024), "{name}");
+            assert_eq!(partition_of(&repo, 1), Partition(0));
+        }
+    }
+}

@@ -8,6 +8,8 @@
 mod ack;
 mod intake;
 mod staging;
+#[cfg(test)]
+pub(crate) mod tests;
 mod verdict;
 pub(crate) mod words;
 
@@ -203,16 +205,18 @@ impl Producer {
                 out.log(LogEffect::Append { op, topic, key, value: Arc::from(value), expect: None });
             }
             Err(why) => {
-                if let Some(id) = job {
-                    self.fail(out, id, &words::too_large(&why.0));
-                }
+                let Some(id) = job else { return };
+                let order = matches!(self.jobs.get(&id), Some(Job { want: Want::Order(_), .. }));
+                let why = if order { words::order_too_large(&why.0) } else { words::too_large(&why.0) };
+                self.fail(out, id, &why);
             }
         }
     }
 
     /// The record of `seq` is durable. Its verdict comes with the fold.
     pub(crate) fn appended(&mut self, seq: Seq) {
-        if let Some(append) = self.appends.get_mut(&seq) {
+        // What the fold put off meanwhile stays unknown.
+        if let Some(append) = self.appends.get_mut(&seq).filter(|append| append.outcome == Outcome::Asked) {
             append.outcome = Outcome::Done;
         }
     }

@@ -273,6 +273,47 @@ mod tests {
         cache.evict(&BTreeSet::new());
     }
 
+    /// Changes one thing of a repository.
+    type Touch = fn(&mut RepoEntry);
+
+    #[test]
+    fn the_hash_of_a_repository_covers_all_that_verdicts_read() {
+        let name = |text: &str| RefName::parse(text).expect("valid");
+        let demo = RepoName::parse("demo").expect("valid");
+        let entry = RepoEntry {
+            incarnation: Incarnation(3),
+            head: name("refs/heads/main"),
+            description: String::new(),
+            deny_deletes: false,
+            deny_non_fast_forwards: false,
+            read_only: None,
+            visibility: Visibility::Applied,
+            refs_digest: Digest(5),
+            refs: 1,
+            recent: vec![],
+        };
+        let touches: [Touch; 7] = [
+            |it| it.incarnation = Incarnation(4),
+            |it| it.head = RefName::parse("refs/heads/b").expect("valid"),
+            |it| it.deny_deletes = true,
+            |it| it.deny_non_fast_forwards = true,
+            |it| it.read_only = Some(String::from("moving")),
+            |it| it.visibility = Visibility::Replicated,
+            |it| it.refs_digest = Digest(6),
+        ];
+        let mut hashes = vec![TableKey::hash_repo(Digest(1), &demo, &entry)];
+        hashes.push(TableKey::hash_repo(Digest(2), &demo, &entry));
+        hashes.push(TableKey::hash_repo(Digest(1), &RepoName::parse("other").expect("valid"), &entry));
+        for touch in touches {
+            let mut touched = entry.clone();
+            touch(&mut touched);
+            hashes.push(TableKey::hash_repo(Digest(1), &demo, &touched));
+        }
+        for (at, hash) in hashes.iter().enumerate() {
+            assert!(!hashes[..at].contains(hash), "{at}");
+        }
+    }
+
     #[test]
     fn an_answer_that_was_asked_for_before_a_change_brings_no_old_value_back() {
         let key = TableKey::Dir(Incarnation(1), Arc::from("refs/heads/a"));

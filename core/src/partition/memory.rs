@@ -6,6 +6,7 @@ use alloc::collections::BTreeSet;
 
 use super::Part;
 use crate::audit::Watch;
+use crate::config::KEYS_AHEAD;
 use crate::ids::Offset;
 use crate::mutant::Mutant;
 use crate::progress::{Mark, Report};
@@ -22,10 +23,22 @@ impl Part {
 
     /// Lets table entries go that the journal holds and nobody waits for.
     pub(crate) fn evict(&mut self) {
-        let queued = self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok());
-        let mut wanted: BTreeSet<TableKey> = queued.flat_map(|record| self.fold.needs(&self.cache, record)).collect();
+        let mut wanted = self.needs_ahead();
         wanted.extend(self.producer.wanted(&self.fold, &self.cache));
         self.cache.evict(&wanted);
+    }
+
+    /// Table entries that the next records to judge need: all of the first one's, and further ones' up to a limit.
+    pub(super) fn needs_ahead(&self) -> BTreeSet<TableKey> {
+        let mut keys = BTreeSet::new();
+        for record in self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok()) {
+            let needs = self.fold.needs(&self.cache, record);
+            if !keys.is_empty() && keys.len() + needs.len() > KEYS_AHEAD {
+                break;
+            }
+            keys.extend(needs);
+        }
+        keys
     }
 
     /// The journal holds what was folded up to `to`.

@@ -126,13 +126,17 @@ impl Producer {
         checking.flat_map(|job| self.keys(fold, cache, job)).collect()
     }
 
+    /// No more than the next record needs: at most 564 KiB (the header but for [`HEADER_RESERVE`]) / 284 bytes (the
+    /// least that [`fits`] counts for a name of 32 components) = 2,033 updates x 62 keys = 126,000, and those of the
+    /// boundary.
     fn keys(&self, fold: &Fold, cache: &Cache, job: &Job) -> BTreeSet<TableKey> {
         let Some(repo) = &job.repo else { return BTreeSet::new() };
         let mut keys = BTreeSet::from([TableKey::Repo(repo.clone())]);
         if let (Want::Push(push), true) = (&job.want, cache.has(&keys))
             && let Some(entry) = cache.repo(repo)
         {
-            let push = push_of(push.atomic, &push.rest, Vec::new(), fold.control().next);
+            let (asked, max) = (&push.rest, self.config.record_updates_max);
+            let push = push_of(push.atomic, &asked[..fits(asked, max)], Vec::new(), fold.control().next);
             let header = self.header(Some(repo.clone()), Some(entry.incarnation));
             let record = Record { header, body: Body::Push(push), pack: Arc::from([]) };
             keys.extend(fold.needs(cache, &record));
@@ -152,17 +156,19 @@ impl Producer {
         consumer: &Consumer,
         id: PushId,
     ) {
-        let Some(job) = self.jobs.get(&id).filter(|job| matches!(job.stage, Stage::Checking)) else { return };
-        let missing = cache.missing(&self.keys(fold, cache, job));
-        if !missing.is_empty() {
-            cache.read_started(&missing);
-            self.jobs.get_mut(&id).expect("it is being checked").reading = true;
-            let op = out.ask(Owner::PushTable(self.partition, id));
-            return out.journal(JournalEffect::ReadTable { op, partition: self.partition, keys: missing });
-        }
-        match &job.want {
-            Want::Push(_) => self.check_push(now, out, fold, cache, consumer, id),
-            Want::Order(_) => self.check_order(out, fold, cache, id),
+        // A push of which nothing is left for this record goes on with what would be in the next.
+        while let Some(job) = self.jobs.get(&id).filter(|job| matches!(job.stage, Stage::Checking)) {
+            let missing = cache.missing(&self.keys(fold, cache, job));
+            if !missing.is_empty() {
+                cache.read_started(&missing);
+                self.jobs.get_mut(&id).expect("it is being checked").reading = true;
+                let op = out.ask(Owner::PushTable(self.partition, id));
+                return out.journal(JournalEffect::ReadTable { op, partition: self.partition, keys: missing });
+            }
+            match &job.want {
+                Want::Push(_) => self.check_push(now, out, fold, cache, consumer, id),
+                Want::Order(_) => self.check_order(out, fold, cache, id),
+            }
         }
     }
 
@@ -172,11 +178,18 @@ impl Producer {
         let repo = job.repo.clone().expect("a push has a repository");
         let Want::Push(push) = &mut job.want else { return };
         let Some(entry) = cache.repo(&repo) else { return self.fail(out, id, &words::no_repo()) };
+        let fit = fits(&push.rest, self.config.record_updates_max);
+        if push.atomic && fit < push.rest.len() {
+            let why = alloc::format!("an atomic push of {} updates, {fit} fit in one record", push.rest.len());
+            return self.fail(out, id, &words::too_large(&why));
+        }
+        let later = push.rest.split_off(fit);
+        let asked = core::mem::replace(&mut push.rest, later);
         // What the fold would refuse now is refused at once: nothing is appended, so nothing can come of it.
-        let preview = fold.preview(cache, entry, &push_of(push.atomic, &push.rest, Vec::new(), fold.control().next));
+        let preview = fold.preview(cache, entry, &push_of(push.atomic, &asked, Vec::new(), fold.control().next));
         let mut kept = Vec::new();
         let mut behind = false;
-        for ((place, update), judgement) in core::mem::take(&mut push.rest).into_iter().zip(preview) {
+        for ((place, update), judgement) in asked.into_iter().zip(preview) {
             let rejected = matches!(judgement, Judgement::Rejected(_));
             if rejected && consumer.hides(&repo, &update.name, update.old) {
                 // What the client saw is what is shown here; the fold is ahead of it.
@@ -194,16 +207,13 @@ impl Producer {
             kept.clear();
             push.answers.iter_mut().for_each(|answer| *answer = Some(Answer::No(words::BEHIND.to_string())));
         }
-        let (batch, rest) = match split(kept, push.atomic, self.config.record_updates_max) {
-            Ok(parts) => parts,
-            Err(why) => return self.fail(out, id, &words::too_large(&why)),
-        };
-        push.batch = batch;
-        push.rest = rest;
-        if push.batch.is_empty() {
-            job.stage = Stage::Waiting;
+        if kept.is_empty() {
+            if push.rest.is_empty() {
+                job.stage = Stage::Waiting;
+            }
             return;
         }
+        push.batch = kept;
         job.stage = Stage::Preparing { incarnation: entry.incarnation, base: fold.control().next };
         let mut offered = offered(cache, entry, &push.batch);
         let name = &push.batch[0].1.name;
@@ -320,29 +330,16 @@ impl Order {
     }
 }
 
-/// What goes into the next record, and what is left. An atomic push goes whole or not at all.
-fn split(updates: Vec<Placed>, atomic: bool, max: usize) -> Result<(Vec<Placed>, Vec<Placed>), String> {
+/// How many of `updates` the next record may hold, at least 1. An atomic push goes whole or not at all.
+fn fits(updates: &[Placed], max: usize) -> usize {
     // An update is its name (a quote is escaped to two bytes), two ids of 40 digits and some 60 bytes of JSON.
     let cost = |update: &Update| 2 * update.name.as_str().len() + 150;
     let mut bytes = HEADER_RESERVE;
-    let fits = updates
-        .iter()
-        .take(max.min(UPDATES_MAX))
-        .take_while(|(_, update)| {
-            bytes += cost(update);
-            bytes <= HEADER_BYTES_MAX
-        })
-        .count();
-    if fits == updates.len() {
-        return Ok((updates, Vec::new()));
-    }
-    if atomic {
-        let why = alloc::format!("an atomic push of {} updates, {fits} fit in one record", updates.len());
-        return Err(why);
-    }
-    let mut batch = updates;
-    let rest = batch.split_off(fits);
-    Ok((batch, rest))
+    let fits = updates.iter().take(max.clamp(1, UPDATES_MAX)).take_while(|(_, update)| {
+        bytes += cost(update);
+        bytes <= HEADER_BYTES_MAX
+    });
+    fits.count()
 }
 
 /// Where the walk may stop: values that the fold holds, never what the store happens to contain.

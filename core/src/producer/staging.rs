@@ -115,11 +115,17 @@ impl Producer {
         out.log(LogEffect::Append { op, topic, key, value, expect: None });
     }
 
-    /// A chunk is durable. As long as they go through, the client waits on.
+    /// A chunk is durable. As long as they go through, its client waits on, and so do those of all other packs on their
+    /// way from this partition: only a few go at once, and the rest wait in line for them.
     pub(crate) fn chunk_appended(&mut self, now: Now, out: &mut Out, id: PushId, index: usize, offset: Offset) {
-        let Some(Job { stage: stage @ Stage::Staging(_), deadline, .. }) = self.jobs.get_mut(&id) else { return };
+        if !matches!(self.jobs.get(&id), Some(Job { stage: Stage::Staging(_), .. })) {
+            return;
+        }
+        for job in self.jobs.values_mut().filter(|job| matches!(job.stage, Stage::Staging(_))) {
+            job.deadline = now.at + self.config.push_timeout;
+        }
+        let Some(Job { stage: stage @ Stage::Staging(_), .. }) = self.jobs.get_mut(&id) else { return };
         let Stage::Staging(staging) = stage else { return };
-        *deadline = now.at + self.config.push_timeout;
         staging.under_way -= 1;
         staging.places[index] = Some(offset);
         if let Some(record) = staging.record() {

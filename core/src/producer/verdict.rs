@@ -6,14 +6,15 @@ use alloc::vec::Vec;
 
 use super::ack::Owed;
 use super::{Outcome, Producer, Stage, Want, words};
+use crate::config::BARRIER_AFTER;
 use crate::ids::{Offset, PushId, Seq};
 use crate::mutant::Mutant;
 use crate::port::{Answer, ClientEffect, Now, Out};
-use crate::refdb::{Judgement, Verdict};
+use crate::refdb::{Judgement, Verdict, Void};
 
 impl Producer {
-    /// The fold judged a record of this daemon's pair. Everything of ours with a lower sequence that has not appeared
-    /// is void for ever.
+    /// The fold judged a record of this daemon's pair. If it was admitted, everything of ours with a lower sequence
+    /// that has not appeared is void for ever; and so is all of ours once the pair's force has ended.
     /// `unshown` are earlier records that updates judged unchanged wait for.
     pub(crate) fn judged(
         &mut self,
@@ -23,14 +24,17 @@ impl Producer {
         verdict: &Verdict,
         unshown: BTreeSet<Offset>,
     ) {
-        let counts = !matches!(verdict, Verdict::Void(crate::refdb::Void::OldSequence));
+        if let Verdict::Void(Void::NotAMember) = verdict {
+            return self.put_off(now, seq);
+        }
+        let counts = !matches!(verdict, Verdict::Void(Void::OldSequence));
         let mut seq_of_job = seq;
         if self.config.mutants.on(Mutant::FirstVerdictWins) {
             seq_of_job = self.appends.keys().next().copied().unwrap_or(seq);
         }
         let append = if counts { self.appends.remove(&seq_of_job) } else { None };
         // A barrier that nobody remembers any more says as much of the earlier ones as a push.
-        let resolves = append.is_some() || verdict.is_admitted();
+        let resolves = verdict.is_admitted() || matches!(verdict, Verdict::Void(Void::NotInForce));
         if let Some(id) = append.and_then(|append| append.job) {
             self.decided(now, out, id, offset, verdict, unshown);
         }
@@ -44,6 +48,21 @@ impl Producer {
         }
         if !self.appends.values().any(|append| append.outcome == Outcome::Unknown) {
             self.barrier = None;
+        }
+    }
+
+    /// A record of ours met a membership that this site is not in. That spends no number: where a copy of the
+    /// membership came late the next may bring the site back, and the same record, appended twice by the log, counts
+    /// then. So it is as good as unknown. An eviction that is one ends the pair's force, and the fence answers.
+    fn put_off(&mut self, now: Now, seq: Seq) {
+        match self.appends.get_mut(&seq) {
+            Some(append) if append.job.is_some() => append.outcome = Outcome::Unknown,
+            // Nobody waits for it, and a later one says as much.
+            _ => drop(self.appends.remove(&seq)),
+        }
+        let unknown = self.appends.values().any(|append| append.outcome == Outcome::Unknown);
+        if self.barrier.is_none() && self.in_force && unknown && !self.config.mutants.on(Mutant::NoBarrier) {
+            self.barrier = Some(now.at + BARRIER_AFTER);
         }
     }
 

@@ -33,6 +33,10 @@ pub(crate) fn too_large(why: &str) -> String {
     format!("too large: {why}; push fewer refs at once")
 }
 
+pub(crate) fn order_too_large(why: &str) -> String {
+    format!("too large: {why}; nothing was changed")
+}
+
 pub(crate) fn too_large_pack(why: &str) -> String {
     format!("too large: {why}; push less at once, or have push.packdata_max raised")
 }

@@ -2,7 +2,7 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::Hasher;
@@ -40,9 +40,10 @@ struct Envelope<'a> {
 }
 
 impl Record {
-    /// The value to append. Fails only if the header line would be longer than the rules allow, which the caller
-    /// answers by splitting the push or refusing it by name.
+    /// The value to append. Fails if the body or the header line would be longer than the rules allow: it would be void
+    /// for everybody, so the caller splits it or refuses it by name.
     pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
+        within_limits(&self.body).map_err(bad)?;
         let body = match &self.body {
             Body::LogOpened(body) => raw(body),
             Body::SiteStarted(body) => raw(body),
@@ -140,12 +141,11 @@ fn parse_body(kind: &str, text: &str) -> Result<Body, Malformed> {
         "rules-raised" => Body::RulesRaised(from(text)?),
         other => return Err(Malformed(format!("the rules know no kind {other:?}"))),
     };
-    match within_limits(&body) {
-        Ok(()) => Ok(body),
-        Err(what) => Err(Malformed(what.to_string())),
-    }
+    within_limits(&body).and_then(|()| names_each_ref_once(&body)).map_err(bad)?;
+    Ok(body)
 }
 
+/// What a person typed is named, for the person to shorten it.
 fn within_limits(body: &Body) -> Result<(), &'static str> {
     match body {
         Body::LogOpened(opened) => {
@@ -154,12 +154,14 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
             ensure(opened.hash == crate::placement::HASH, "an unknown hash")
         }
         Body::SiteChanged(changed) => {
-            ensure(changed.members.len() <= MEMBERS_MAX, "too many members")?;
-            ensure(changed.author.len() <= TEXT_MAX && changed.reason.len() <= TEXT_MAX, "a text is too long")
+            ensure(changed.members.len() <= MEMBERS_MAX, "too many members, 256 are allowed with those put out")?;
+            ensure(changed.author.len() <= TEXT_MAX, "the author has more than 1,024 bytes")?;
+            ensure(changed.reason.len() <= TEXT_MAX, "the reason has more than 1,024 bytes")
         }
         Body::RepoConfigured(RepoConfigured { description, read_only, .. }) => {
-            let texts = [description, read_only];
-            ensure(texts.into_iter().flatten().all(|text| text.len() <= TEXT_MAX), "a text is too long")
+            let short = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= TEXT_MAX);
+            ensure(short(description), "the description has more than 1,024 bytes")?;
+            ensure(short(read_only), "the reason for read-only has more than 1,024 bytes")
         }
         Body::Push(push) => {
             ensure((1..=UPDATES_MAX).contains(&push.updates.len()), "no updates, or too many")?;
@@ -169,9 +171,7 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
                 ensure((1..=CHUNKS_MAX).contains(&pack.chunks.len()), "no chunks, or too many")?;
                 ensure(pack.bytes > 0 && pack.bytes <= longest, "a pack longer than its chunks")?;
             }
-            let mut names: Vec<&str> = push.updates.iter().map(|update| update.name.as_str()).collect();
-            names.sort_unstable();
-            ensure(names.windows(2).all(|pair| pair[0] != pair[1]), "a ref is named twice")
+            Ok(())
         }
         Body::SiteStarted(_)
         | Body::RepoCreated(_)
@@ -180,6 +180,13 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
         | Body::Heartbeat(_)
         | Body::RulesRaised(_) => Ok(()),
     }
+}
+
+fn names_each_ref_once(body: &Body) -> Result<(), &'static str> {
+    let Body::Push(push) = body else { return Ok(()) };
+    let mut names: Vec<&str> = push.updates.iter().map(|update| update.name.as_str()).collect();
+    names.sort_unstable();
+    ensure(names.windows(2).all(|pair| pair[0] != pair[1]), "a ref is named twice")
 }
 
 fn ensure(holds: bool, what: &'static str) -> Result<(), &'static str> {
@@ -200,3 +207,5 @@ fn bad(error: impl core::fmt::Display) -> Malformed {
 }
 
 const _: () = assert!(HAVES_MAX >= crate::config::RECENT_REFS_MAX);
+// The words of `within_limits` say these.
+const _: () = assert!(MEMBERS_MAX == 256 && PARTITIONS_MAX == 1_024 && TEXT_MAX == 1_024);

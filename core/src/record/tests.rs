@@ -10,6 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod bounds;
+mod golden;
+
 fn header() -> Header {
     Header {
         repo: Some(RepoName::parse("demo").expect("valid")),
@@ -126,17 +129,10 @@ fn a_record_about_a_repository_names_it_and_a_push_has_one_pack() {
         assert!(why(&line(kind, "", body)).contains("scope"), "{kind}");
         assert!(decode(&line(kind, r#""repo":"demo","#, body)).record.is_ok(), "{kind}");
     }
-    let chunks = |bytes: u64| {
-        let pack = ChunkedPack { bytes, sum: Oid([1; 20]), chunks: vec![Offset(4), Offset(5)] };
-        let mut record = push(vec![update("refs/heads/main", 2)], vec![]);
-        let Body::Push(push) = &mut record.body else { unreachable!("it is one") };
-        push.pack = Some(Arc::new(pack));
-        record
-    };
-    let longest = 2 * CHUNK_BYTES_MAX as u64;
-    assert!(decode(&chunks(longest).encode().expect("short")).record.is_ok());
-    assert!(why(&chunks(longest + 1).encode().expect("short")).contains("longer than its chunks"));
-    let both = Record { pack: Arc::from([1, 2, 3]), ..chunks(longest) };
+    let pack = ChunkedPack { bytes: 1, sum: Oid([1; 20]), chunks: vec![Offset(4)] };
+    let mut both = push(vec![update("refs/heads/main", 2)], vec![1, 2, 3]);
+    let Body::Push(push) = &mut both.body else { unreachable!("it is one") };
+    push.pack = Some(Arc::new(pack));
     assert!(why(&both.encode().expect("short")).contains("carries no pack"));
     let header = Header { repo: None, incarnation: None, ..header() };
     let barrier = Record { header, body: Body::Barrier(Barrier {}), pack: Arc::from([1, 2, 3]) };

@@ -137,6 +137,17 @@ fn an_atomic_push_goes_whole_or_not_at_all() {
 }
 
 #[test]
+fn an_atomic_push_names_the_ref_that_failed_it() {
+    let mut bench = Bench::new();
+    let updates = [("refs/heads/a", None, A), ("refs/heads/b", B, A), ("refs/heads/c", None, A)];
+    let verdict = bench.say("ams", 1, 1, Some(Some(3)), push(true, &updates));
+    let Verdict::Push(judgements) = verdict else { panic!("it counts: {verdict:?}") };
+    let atomic = Judgement::Rejected(Rejection::Atomic { culprit: name("refs/heads/b"), why: "stale".to_string() });
+    let stale = Judgement::Rejected(Rejection::Stale { at: None });
+    assert_eq!(judgements, [atomic.clone(), stale, atomic]);
+}
+
+#[test]
 fn a_ref_cannot_be_beside_its_own_directory_but_a_deletion_makes_way_first() {
     let mut bench = Bench::new();
     assert_eq!(bench.push(false, &[("refs/heads/a/b", None, A)]), ["accepted"]);
@@ -262,6 +273,32 @@ fn a_repository_knows_how_many_refs_it_has() {
     bench.push(false, &[("refs/heads/a", A, B), ("refs/heads/b", A, None)]);
     let repo = bench.cache.repo(&RepoName::parse("demo").expect("valid")).expect("it exists");
     assert_eq!(repo.refs, 1);
+}
+
+#[test]
+fn of_the_refs_set_last_only_so_many_are_remembered_newest_first() {
+    let mut bench = Bench::new();
+    let names: Vec<_> = (10..40).map(|at| alloc::format!("refs/heads/{at}")).collect();
+    for at in &names {
+        assert_eq!(bench.push(false, &[(at, None, A)]), ["accepted"]);
+    }
+    let repo = bench.cache.repo(&RepoName::parse("demo").expect("valid")).expect("it exists");
+    let newest: Vec<_> = names.iter().rev().take(crate::config::RECENT_REFS_MAX).map(|at| name(at)).collect();
+    assert_eq!(repo.recent, newest);
+}
+
+#[test]
+fn the_digest_that_sites_compare_is_that_at_a_multiple_of_1024() {
+    let mut bench = Bench::new();
+    while bench.fold.control().next < Offset(1_024) {
+        assert_eq!(bench.say("ams", 1, 1, None, Body::Barrier(Barrier {})), Verdict::Counted);
+    }
+    assert_eq!(bench.fold.control().mark, None);
+    let digest = bench.fold.digest();
+    for _ in 0..2 {
+        assert_eq!(bench.say("ams", 1, 1, None, Body::Barrier(Barrier {})), Verdict::Counted);
+        assert_eq!(bench.fold.control().mark, Some((Offset(1_024), digest)));
+    }
 }
 
 #[test]
