@@ -52,9 +52,9 @@ use held::Held;
 /// Where a site keeps its things.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// `<repos>/<name>.git`.
+    /// `<repos>/<name>.git`, and removed ones beside them.
     pub repos: PathBuf,
-    /// Journal, lock, spools, removed repositories.
+    /// Journal, lock, spools.
     pub state: PathBuf,
     /// Hook and command line.
     pub socket: PathBuf,
