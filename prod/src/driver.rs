@@ -35,8 +35,8 @@ use refrain_core::site::Site;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-pub(crate) use clients::SOCKET_PATH_MAX;
 pub use clients::{Request, Response};
+pub(crate) use clients::{SOCKET_PATH_MAX, overlong};
 pub use fetch::Peers;
 pub(crate) use held::LOCK_WAIT;
 pub use held::Locked;
