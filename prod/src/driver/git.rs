@@ -292,7 +292,9 @@ impl GitPort {
         }
         let tips: Vec<Oid> = updates.iter().filter_map(|(_, new)| *new).collect();
         let hide: Vec<Oid> = offered.iter().map(|have| have.value).collect();
-        let used = |used: Vec<Oid>| offered.iter().filter(|have| used.contains(&have.value)).cloned().collect();
+        // The first that has it, of several.
+        let have = |value: &Oid| offered.iter().find(|have| have.value == *value).cloned();
+        let used = |used: Vec<Oid>| used.iter().filter_map(have).collect();
         Ok(match store.cut_long_pack(&tips, &hide, inline_max, long)? {
             Cut::Pack { bytes, used: values, .. } => {
                 Prepared::Pack { pack: Arc::from(bytes), used: used(values), forced }

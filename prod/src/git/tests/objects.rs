@@ -3,7 +3,7 @@
 use super::*;
 
 /// Three commits on main with some directories; the tips in order.
-fn history(world: &mut World, repo: &Path) -> [Oid; 3] {
+pub(super) fn history(world: &mut World, repo: &Path) -> [Oid; 3] {
     let a = world.commit(repo, &[], &[("a", "1"), ("d/b", "2"), ("d/e/f", "3")]);
     let b = world.commit(repo, &[a], &[("a", "1"), ("d/b", "2b"), ("d/e/f", "3")]);
     let c = world.commit(repo, &[b], &[("a", "1c"), ("d/b", "2b"), ("g/e/f", "3")]);
