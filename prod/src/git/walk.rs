@@ -403,7 +403,9 @@ impl Trees<'_, '_> {
                     return Ok(Some(end));
                 }
                 let bases: Vec<Vec<u8>> = bases.iter().filter_map(|b| Some(self.objects.read(b)?.1)).collect();
-                self.held.extend(bases.iter().filter_map(|b| parse_tree(b)).flatten().map(|e| e.oid));
+                let entries = bases.iter().filter_map(|b| parse_tree(b)).flatten();
+                // Not a submodule's commit: no tree brings that, and it may be one of this repository's own.
+                self.held.extend(entries.filter(|e| e.kind != EntryKind::Submodule).map(|e| e.oid));
                 loaded.push((tree, data, bases));
             }
             level = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::objects::history;
+use super::objects::{history, transfer};
 use super::*;
 
 /// What of a repository's history `values` reach.
@@ -86,4 +86,23 @@ fn random_packs_are_closed_with_what_they_name_as_used() {
             assert_eq!(reached(&world, two.path(), &tips), reached(&world, &repo, &tips));
         }
     }
+}
+
+#[test]
+fn a_commit_that_an_older_tree_names_as_its_submodule_is_brought_all_the_same() {
+    let mut world = World::new();
+    let (one, two) = (world.store("one.git"), world.store("two.git"));
+    let repo = one.path().to_owned();
+    let pages = world.commit(&repo, &[], &[("page", "1")]);
+    let tree = |world: &World, more: &str| {
+        let entries = format!("160000 commit {pages}\tpages\n{more}");
+        String::from_utf8(world.bytes(&repo, &["mktree"], entries.as_bytes())).expect("text").trim().to_owned()
+    };
+    let (old, page) = (tree(&world, ""), world.git(&repo, &["rev-parse", &format!("{pages}:page")]));
+    let a = world.commit_tree(&repo, &old, &[]);
+    let b = world.commit_tree(&repo, &tree(&world, &format!("100644 blob {page}\tx\n")), &[a]);
+    assert_eq!(transfer(&world, &one, &two, &[a], &[]), 2, "a submodule's commit is not part of it");
+    assert_eq!(two.missing(&[b, pages], &[a]).expect("walk"), Some(b));
+    // Behind `b`, whose walk meets the name of `pages` in the tree of `a`.
+    assert_eq!(transfer(&world, &one, &two, &[b, pages], &[a]), 5);
 }

@@ -11,7 +11,7 @@ pub(super) fn history(world: &mut World, repo: &Path) -> [Oid; 3] {
 }
 
 /// Brings what `tips` need from one store to the other, and lets git judge both pack and repository.
-fn transfer(world: &World, from: &Store, to: &Store, tips: &[Oid], hide: &[Oid]) -> u32 {
+pub(super) fn transfer(world: &World, from: &Store, to: &Store, tips: &[Oid], hide: &[Oid]) -> u32 {
     let pack = pack_of(from.cut_pack(tips, hide, 1 << 30).expect("cut"));
     let Ingested::Done { objects } = to.ingest(&pack).expect("ingest") else { panic!("not taken in") };
     assert_eq!(to.missing(tips, hide).expect("walk"), None);
