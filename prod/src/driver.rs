@@ -35,8 +35,8 @@ use refrain_core::site::Site;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-pub(crate) use clients::SOCKET_PATH_MAX;
 pub use clients::{Request, Response};
+pub(crate) use clients::{SOCKET_PATH_MAX, overlong};
 pub use fetch::Peers;
 pub(crate) use held::LOCK_WAIT;
 pub use held::Locked;
@@ -52,9 +52,9 @@ use held::Held;
 /// Where a site keeps its things.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// `<repos>/<name>.git`.
+    /// `<repos>/<name>.git`, and removed ones beside them.
     pub repos: PathBuf,
-    /// Journal, lock, spools, removed repositories.
+    /// Journal, lock, spools.
     pub state: PathBuf,
     /// Hook and command line.
     pub socket: PathBuf,

@@ -51,6 +51,12 @@ fn a_created_repository_is_listed_and_shown_and_cannot_be_created_twice() {
     says(&world.refrain(&["repo", "set", "nope", "--read-write"]), 10, "there is no such repository");
     says(&world.refrain(&["repo", "set", "a"]), 2, "required");
     says(&world.refrain(&["repo", "create", "a.git"]), 2, "ends in .git or .lock");
+    let long = "x".repeat(1_025);
+    let refused = world.refrain(&["repo", "set", "a", "--read-only", &long]);
+    says(&refused, 2, "--read-only <REASON>: it has 1025 bytes, and at most 1024 are allowed");
+    assert!(!text(&refused.stderr).contains(&long), "it is not repeated");
+    says(&world.refrain(&["repo", "set", "a", "--read-only", ""]), 2, "a value is required");
+    says(&world.refrain(&["repo", "set", "a", "--read-only", &long[1..]]), 0, "done");
 }
 
 #[test]

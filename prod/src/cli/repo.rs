@@ -1,17 +1,20 @@
 //! `refrain repo`: repositories, at every site. Orders go through the log; what is shown comes from a site's tables.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::{ArgGroup, Subcommand};
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgGroup, Command, Subcommand};
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::record::{MemberState, RepoConfigured, Visibility};
 
 use super::link::{self, LOOK_EVERY, Link};
 use super::out::{Out, note};
 use super::{NOT_FOUND, NotFound, TRY_LATER, seconds};
-use crate::driver::{LIFE, RepoRow, Request, Response};
+use crate::driver::{LIFE, RepoRow, Request, Response, overlong};
 use crate::status;
 
 #[derive(Subcommand)]
@@ -42,7 +45,7 @@ pub(super) enum Repo {
         head: Option<RefName>,
         /// Refuse every push, with this reason
         #[arg(long, value_name = "REASON", conflicts_with = "read_write", group = "change")]
-        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        #[arg(value_parser = Text)]
         read_only: Option<String>,
         /// Take pushes again
         #[arg(long, group = "change")]
@@ -57,6 +60,25 @@ pub(super) enum Repo {
         #[arg(long, value_enum, group = "change")]
         visibility: Option<Shown>,
     },
+}
+
+/// A free text for a record. Said here, and without the text: clap would repeat all of it.
+#[derive(Clone)]
+struct Text;
+
+impl TypedValueParser for Text {
+    type Value = String;
+
+    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        let text = NonEmptyStringValueParser::new().parse_ref(cmd, arg, value)?;
+        let what = || arg.map_or_else(|| "a text".into(), ToString::to_string);
+        match overlong(&text) {
+            None => Ok(text),
+            Some(why) => {
+                Err(clap::Error::raw(ErrorKind::ValueValidation, format!("{}: {why}\n", what())).with_cmd(cmd))
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::{Answer, Order, Wish};
-use refrain_core::record::{RepoConfigured, Visibility};
+use refrain_core::record::{RepoConfigured, TEXT_MAX, Visibility};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -313,7 +313,14 @@ async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<
         Request::CreateRepo { create_repo, head, visibility } => {
             Order::CreateRepo { repo: create_repo, head, visibility }
         }
-        Request::SetRepo { set_repo, wish } => Order::ConfigureRepo { repo: set_repo, wish },
+        Request::SetRepo { set_repo, wish } => {
+            let texts = [("the reason for read-only", &wish.read_only), ("the description", &wish.description)];
+            let why = texts.iter().find_map(|(what, text)| Some((what, overlong(text.as_deref()?)?)));
+            if let Some((what, why)) = why {
+                return Ok(Response::Refused(format!("denied: {what}: {why}")));
+            }
+            Order::ConfigureRepo { repo: set_repo, wish }
+        }
     };
     let (answer, outcome) = oneshot::channel();
     facts.send(Fact::Client(ClientAsk::Order(order, answer))).ok().context("the daemon has ended")?;
@@ -321,6 +328,12 @@ async fn order(request: Request, facts: &mpsc::UnboundedSender<Fact>) -> Result<
         Ok((partition, offset)) => Response::Done { partition: partition.0, offset: offset.0 },
         Err(why) => Response::Refused(why),
     })
+}
+
+/// Why no record can hold a text, if it is too long for one.
+pub(crate) fn overlong(text: &str) -> Option<String> {
+    let bytes = text.len();
+    (bytes > TEXT_MAX).then(|| format!("it has {bytes} bytes, and at most {TEXT_MAX} are allowed; shorten it"))
 }
 
 /// Said to pushes that come while the site stops.
@@ -375,6 +388,24 @@ mod tests {
             drop(silent);
             let answer = tokio::time::timeout(SOON, third).await.expect("there is one now").expect("no panic");
             assert!(answer.contains("refused") && answer.contains("cannot be read"), "{answer}");
+        });
+    }
+
+    #[test]
+    fn a_text_that_no_record_can_hold_is_refused_before_anybody_is_asked() {
+        run(async {
+            let (facts, mut inbox) = mpsc::unbounded_channel();
+            let long = || Some("ä".repeat(TEXT_MAX / 2) + "x");
+            for wish in [
+                RepoConfigured { read_only: long(), ..RepoConfigured::default() },
+                RepoConfigured { description: long(), ..RepoConfigured::default() },
+            ] {
+                let set_repo = RepoName::parse("r").expect("a name");
+                let answer = tokio::time::timeout(SOON, order(Request::SetRepo { set_repo, wish }, &facts)).await;
+                let Ok(Ok(Response::Refused(why))) = answer else { panic!("{answer:?}") };
+                assert!(why.starts_with("denied: the ") && why.contains("1025 bytes") && why.contains("1024"), "{why}");
+                assert!(inbox.try_recv().is_err());
+            }
         });
     }
 

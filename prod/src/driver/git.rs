@@ -1,5 +1,6 @@
 //! The Git port: executes the core's orders on this site's bare repositories, each on a worker thread.
 
+mod lives;
 mod refs;
 #[cfg(test)]
 mod tests;
@@ -13,9 +14,7 @@ use anyhow::{Context, Result};
 use refrain_core::ids::{Digest, Offset, Oid, Op, Partition};
 use refrain_core::journal::Work;
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::port::{
-    Ensured, GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape,
-};
+use refrain_core::port::{GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet};
 use refrain_core::record::Have;
 use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
@@ -293,7 +292,9 @@ impl GitPort {
         }
         let tips: Vec<Oid> = updates.iter().filter_map(|(_, new)| *new).collect();
         let hide: Vec<Oid> = offered.iter().map(|have| have.value).collect();
-        let used = |used: Vec<Oid>| offered.iter().filter(|have| used.contains(&have.value)).cloned().collect();
+        // The first that has it, of several.
+        let have = |value: &Oid| offered.iter().find(|have| have.value == *value).cloned();
+        let used = |used: Vec<Oid>| used.iter().filter_map(have).collect();
         Ok(match store.cut_long_pack(&tips, &hide, inline_max, long)? {
             Cut::Pack { bytes, used: values, .. } => {
                 Prepared::Pack { pack: Arc::from(bytes), used: used(values), forced }
@@ -374,54 +375,6 @@ impl GitPort {
             Ingested::MissingBase(oid) => anyhow::bail!("the pack that came leans on {oid}, which is not here"),
             Ingested::Corrupt(why) => anyhow::bail!("the pack that came is damaged: {why}"),
         }
-    }
-
-    fn ensured(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Ensured {
-        self.ensure(repo, shape, if_absent).unwrap_or_else(|why| {
-            tracing::error!("repository {repo}: {why:#}");
-            Ensured::Failed
-        })
-    }
-
-    /// Whether this life of a repository was removed here before, and where to it goes now.
-    fn removed(&self, repo: &RepoName, life: Option<u64>) -> (bool, PathBuf) {
-        let name = format!("{}-{}.git", repo.as_str().replace('/', "+"), life.unwrap_or(0));
-        let of = |at: u32| self.places.state.join("removed").join(format!("{name}.{at}"));
-        let free = (0..).find(|at| !of(*at).exists()).expect("some number is free");
-        (free > 0, of(free))
-    }
-
-    /// A repository of another life is moved into the state directory, never deleted. Before the log's end
-    /// (`if_absent`) nothing is moved, and no life is made that was moved before: the journal may be an old copy.
-    fn ensure(&self, repo: &RepoName, shape: Option<&RepoShape>, if_absent: bool) -> Result<Ensured> {
-        let path = self.path(repo);
-        self.stores.forget(&path);
-        let life = repositories::life(&path);
-        let wanted = shape.map(|shape| shape.incarnation.0);
-        // Without the mark it is one whose making was cut short: nothing was ever pushed to it.
-        let other_life = path.exists() && (wanted.is_none() || life.is_some_and(|life| Some(life) != wanted));
-        let over = if_absent && (other_life || !path.exists() && self.removed(repo, wanted).0);
-        anyhow::ensure!(!over, "a later record may have ended this life; it stays until the log is read to its end");
-        if other_life {
-            let (_, to) = self.removed(repo, life);
-            std::fs::create_dir_all(to.parent().expect("it is in a directory"))?;
-            std::fs::rename(&path, &to)
-                .with_context(|| format!("cannot move {} to {}", path.display(), to.display()))?;
-        }
-        let Some(shape) = shape else { return Ok(Ensured::Done) };
-        let store = Store::create(&path, shape.head.as_str(), &self.disks)?;
-        if life.is_none() && !other_life && !store.refs()?.is_empty() {
-            anyhow::bail!("{} has refs and was not made by refrain; move it away", path.display());
-        }
-        let newer = if_absent && life == wanted && store.head()? != shape.head.as_str();
-        anyhow::ensure!(!newer, "a later record may have set another HEAD; it stays until the log is read to its end");
-        store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
-        hooks::install(&path, &self.places.exe, &self.places.socket)?;
-        if life == wanted {
-            return Ok(Ensured::Done);
-        }
-        repositories::write_life(&path, shape.incarnation.0)?;
-        Ok(Ensured::Made)
     }
 }
 

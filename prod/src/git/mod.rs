@@ -79,7 +79,8 @@ pub struct Outgrown {
     pub progress: Arc<Progress>,
 }
 
-/// What [`Store::cut_pack`] came to. `used` are those of the hidden values that this repository has.
+/// What [`Store::cut_pack`] came to. `used` are those of the hidden values at which the walk stopped:
+/// pack and what they reach is all that the tips need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cut {
     Pack {

@@ -94,20 +94,20 @@ impl Cutting<'_> {
                 Stopped::TooLong(bytes_at_least) => Cut::TooLarge { bytes_at_least },
                 Stopped::GivenUp => bail!("{}", child::GIVEN_UP),
             },
-            (Walked::All, Filling::Pack(pack, _)) if pack.objects == 0 => Cut::Empty { used: self.hide.to_vec() },
-            (Walked::All, Filling::Pack(pack, _)) => {
+            (Walked::All { used }, Filling::Pack(pack, _)) if pack.objects == 0 => Cut::Empty { used },
+            (Walked::All { used }, Filling::Pack(pack, _)) => {
                 let objects = pack.objects;
-                Cut::Pack { bytes: pack.finish()?, used: self.hide.to_vec(), objects }
+                Cut::Pack { bytes: pack.finish()?, used, objects }
             }
-            (Walked::All, Filling::Names(names)) => {
-                self.stream(names, long.expect("names are only listed with a place for the pack"))?
+            (Walked::All { used }, Filling::Names(names)) => {
+                self.stream(names, used, long.expect("names are only listed with a place for the pack"))?
             }
         })
     }
 
     /// Has `git pack-objects` write exactly the named objects. It finds deltas among them only: what it reuses from the
     /// store's packs never leans on an object that is not named.
-    fn stream(&self, names: Names, long: &Outgrown) -> Result<Cut> {
+    fn stream(&self, names: Names, used: Vec<Oid>, long: &Outgrown) -> Result<Cut> {
         let (count, names) = names.finish()?;
         // Anew: the old file's bytes may be a repository's by now.
         let _ = std::fs::remove_file(&long.file);
@@ -120,7 +120,7 @@ impl Cutting<'_> {
             child::Ended::TooLong(bytes) => Cut::TooLarge { bytes_at_least: bytes },
             child::Ended::Exited(status, said) => {
                 ensure!(status.success(), "git pack-objects in {}: {said}", self.git_dir.display());
-                self.cut_of(&file, count, long.max)?
+                self.cut_of(&file, count, used, long.max)?
             }
         };
         if !matches!(cut, Cut::Spooled { .. }) {
@@ -129,8 +129,8 @@ impl Cutting<'_> {
         Ok(cut)
     }
 
-    fn cut_of(&self, file: &File, count: u32, max: u64) -> Result<Cut> {
-        let (bytes, used) = (file.metadata()?.len(), self.hide.to_vec());
+    fn cut_of(&self, file: &File, count: u32, used: Vec<Oid>, max: u64) -> Result<Cut> {
+        let bytes = file.metadata()?.len();
         let (found, sum) = ends(file)?;
         ensure!(found == count, "git pack-objects wrote {found} objects and should have written {count}");
         if bytes > max {

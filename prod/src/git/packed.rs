@@ -118,8 +118,7 @@ fn read_whole(git_dir: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Leaves `names` out of the file. The caller holds `packed-refs.lock`; the new file gets its place by a rename, so a
-/// crash leaves the old one or the new one.
+/// Leaves `names` out of the file. The caller holds `packed-refs.lock`.
 pub(super) fn leave_out(git_dir: &Path, names: &dyn Fn(&str) -> bool) -> io::Result<()> {
     let bytes = read_whole(git_dir)?;
     let (mut kept, mut from) = (Vec::with_capacity(bytes.len()), 0);
@@ -133,7 +132,35 @@ pub(super) fn leave_out(git_dir: &Path, names: &dyn Fn(&str) -> bool) -> io::Res
         return Ok(());
     }
     kept.extend_from_slice(&bytes[from..]);
-    let tmp = git_dir.join("packed-refs.new");
-    File::create(&tmp)?.write_all(&kept)?;
-    fs::rename(&tmp, git_dir.join("packed-refs"))
+    replace(git_dir, &kept, File::sync_data)
+}
+
+/// The new file gets its place by a rename, and only once its bytes are on the disk: the file system may keep the name
+/// and lose what was written, and after a power failure neither the old refs nor the new would be there.
+fn replace(git_dir: &Path, bytes: &[u8], sync: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    let new = git_dir.join("packed-refs.new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    sync(&file)?;
+    fs::rename(&new, git_dir.join("packed-refs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_refs_that_are_not_on_the_disk_do_not_take_the_place_of_those_that_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shown = || fs::read(dir.path().join("packed-refs")).expect("there");
+        fs::write(dir.path().join("packed-refs"), "old").expect("written");
+        let synced = |file: &File| {
+            assert_eq!((file.metadata()?.len(), shown()), (3, b"old".to_vec()), "whole, and not shown yet");
+            Ok(())
+        };
+        replace(dir.path(), b"new", synced).expect("replaced");
+        assert_eq!(shown(), b"new");
+        assert!(replace(dir.path(), b"lost", |_| Err(io::Error::from_raw_os_error(5))).is_err());
+        assert_eq!(shown(), b"new");
+    }
 }

@@ -188,7 +188,7 @@ impl Store {
             Ok(Step::Go)
         })?;
         match walked {
-            Walked::All => Ok(None),
+            Walked::All { .. } => Ok(None),
             Walked::Missing(oid) => Ok(Some(oid)),
             Walked::Stopped => bail!("the connectivity walk stopped although nothing told it to: a bug in refrain"),
         }

@@ -1,8 +1,8 @@
 //! Walks: which objects are reachable from some tips and not from hidden values.
 //!
-//! Promises a closed set: whatever is left out is reachable from a hidden value. It may hold a little too much (an
-//! object that older hidden history has too), never too little, whatever the commits' dates say. The cost is that of
-//! what is new, not of how much history or how many refs there are.
+//! Promises a closed set: whatever is left out is reachable from a hidden value that it names as used. It may hold a
+//! little too much (an object that older hidden history has too), never too little, whatever the commits' dates say.
+//! The cost is that of what is new, not of how much history or how many refs there are.
 
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 
@@ -32,7 +32,10 @@ pub(super) type Sink<'a> = dyn FnMut(Oid, Kind, Option<&[u8]>) -> Result<Step> +
 /// How a walk ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Walked {
-    All,
+    All {
+        /// Those of the hidden values that reach whatever was left out, in the order in which they were given.
+        used: Vec<Oid>,
+    },
     Missing(Oid),
     Stopped,
 }
@@ -42,7 +45,8 @@ struct Node {
     parents: Vec<Oid>,
     tree: Option<Oid>,
     time: i64,
-    hidden: bool,
+    /// The hidden value from which it was first reached.
+    hidden: Option<Oid>,
     expanded: bool,
 }
 
@@ -87,19 +91,19 @@ impl<'a> Painter<'a> {
         true
     }
 
-    /// Paints a commit hidden, and at once everything below it that was read already: so the hidden side overtakes a
-    /// new side that ran ahead of it. A hidden commit that is missing ends its line (a shallow repository).
-    fn add_hidden(&mut self, oid: Oid) {
+    /// Paints a commit hidden by a value, and at once everything below it that was read already: so the hidden side
+    /// overtakes a new side that ran ahead of it. A hidden commit that is missing ends its line (a shallow repository).
+    fn add_hidden(&mut self, oid: Oid, by: Oid) {
         let mut stack = vec![oid];
         while let Some(oid) = stack.pop() {
             if !self.load(oid) {
                 continue;
             }
             let node = self.nodes.get_mut(&oid).expect("just loaded");
-            if node.hidden {
+            if node.hidden.is_some() {
                 continue;
             }
-            node.hidden = true;
+            node.hidden = Some(by);
             if node.expanded {
                 stack.extend(node.parents.iter().copied());
             } else {
@@ -115,8 +119,9 @@ impl<'a> Painter<'a> {
             return;
         }
         self.hidden_read += 1;
+        let by = node.hidden.expect("only hidden commits are queued there");
         for parent in node.parents.clone() {
-            self.add_hidden(parent);
+            self.add_hidden(parent, by);
         }
     }
 
@@ -133,7 +138,7 @@ impl<'a> Painter<'a> {
     fn run(&mut self, target: Option<Oid>) -> Ran {
         while let Some((time, oid)) = self.new.peek().copied() {
             let node = &self.nodes[&oid];
-            if node.hidden || node.expanded {
+            if node.hidden.is_some() || node.expanded {
                 self.new.pop();
                 continue;
             }
@@ -160,16 +165,28 @@ impl<'a> Painter<'a> {
         let until = self.hidden_read + HIDDEN_TAIL;
         while self.hidden_read < until {
             let Some((time, _)) = self.hidden.peek().copied() else { return };
-            if !roots.iter().any(|r| !self.nodes[r].hidden && self.nodes[r].time <= time) {
+            if !roots.iter().any(|r| self.nodes[r].hidden.is_none() && self.nodes[r].time <= time) {
                 return;
             }
             self.expand_hidden();
         }
     }
 
+    /// Commits that were read on the new side and stayed new.
+    fn fresh(&self) -> impl Iterator<Item = &Oid> {
+        self.order.iter().filter(|oid| self.nodes[*oid].hidden.is_none())
+    }
+
+    /// The values that reach the hidden commits at which the new side ends, one for each. What is left out of it is
+    /// below those commits: a tree is compared with those of its commit's parents only.
+    fn met(&self, tips: &[Oid]) -> HashSet<Oid> {
+        let ends = self.fresh().flat_map(|oid| &self.nodes[oid].parents).chain(tips);
+        ends.filter_map(|oid| self.nodes.get(oid)?.hidden).collect()
+    }
+
     /// The new commits, parents first.
     fn parents_first(&self) -> Vec<Oid> {
-        let fresh: HashSet<Oid> = self.order.iter().filter(|o| !self.nodes[*o].hidden).copied().collect();
+        let fresh: HashSet<Oid> = self.fresh().copied().collect();
         let mut waits: HashMap<Oid, usize> = HashMap::new();
         let mut children: HashMap<Oid, Vec<Oid>> = HashMap::new();
         let mut ready = VecDeque::new();
@@ -215,7 +232,7 @@ pub(super) fn is_ancestor(objects: &Objects, old: Oid, new: Oid) -> Option<bool>
     if !painter.load(old) {
         return None;
     }
-    painter.add_hidden(old);
+    painter.add_hidden(old, old);
     if !painter.add_new(new) {
         return None;
     }
@@ -258,11 +275,6 @@ fn sort_tip(objects: &Objects, tip: Oid, into: &mut Tips) -> Result<(), Oid> {
 /// Walks everything that `tips` need and `hide` (present values only) does not reach, and hands each object to `sink`
 /// once: commits, tags and trees with their bytes, blobs without. A blob's presence is the sink's to check.
 pub(super) fn walk(objects: &Objects, tips: &[Oid], hide: &[Oid], sink: &mut Sink<'_>) -> Result<Walked> {
-    let mut old = Tips::default();
-    for oid in hide {
-        // A hidden tag whose target is gone hides what could be followed, which is less: never wrong.
-        let _ = sort_tip(objects, *oid, &mut old);
-    }
     let mut new = Tips::default();
     for oid in tips {
         if let Err(missing) = sort_tip(objects, *oid, &mut new) {
@@ -270,8 +282,13 @@ pub(super) fn walk(objects: &Objects, tips: &[Oid], hide: &[Oid], sink: &mut Sin
         }
     }
     let mut painter = Painter::new(objects);
-    for oid in &old.commits {
-        painter.add_hidden(*oid);
+    let mut old = Vec::new();
+    for value in hide {
+        let mut hidden = Tips::default();
+        // A hidden tag whose target is gone hides what could be followed, which is less: never wrong.
+        let _ = sort_tip(objects, *value, &mut hidden);
+        hidden.commits.iter().for_each(|commit| painter.add_hidden(*commit, *value));
+        old.push((*value, hidden));
     }
     for oid in &new.commits {
         if !painter.add_new(*oid) {
@@ -283,8 +300,20 @@ pub(super) fn walk(objects: &Objects, tips: &[Oid], hide: &[Oid], sink: &mut Sin
         Ran::Met => bail!("the walk met a target although none was given: a bug in refrain"),
         Ran::Missing(oid) => return Ok(Walked::Missing(oid)),
     }
-    let held = old.trees.iter().chain(&old.blobs).chain(&old.tags).copied().collect();
-    Trees { objects, sink, held, seen: HashSet::new() }.collect(&painter, &new, &old.trees)
+    let both = old.iter().flat_map(|(_, tips)| tips.trees.iter().chain(&tips.blobs).chain(&tips.tags));
+    let held = both.copied().collect();
+    let trees: Vec<Oid> = old.iter().flat_map(|(_, tips)| &tips.trees).copied().collect();
+    let ended = Trees { objects, sink, held, seen: HashSet::new() }.all(&painter, &new, &trees)?;
+    Ok(ended.unwrap_or_else(|| Walked::All { used: used(&old, &painter.met(&new.commits), &new) }))
+}
+
+/// Which hidden values what was left out is reachable from. A tree or blob by itself is rare, and may always be one.
+fn used(old: &[(Oid, Tips)], met: &HashSet<Oid>, new: &Tips) -> Vec<Oid> {
+    let is_used = |(value, tips): &&(Oid, Tips)| {
+        let lone = !tips.trees.is_empty() || !tips.blobs.is_empty();
+        met.contains(value) || lone || tips.tags.iter().any(|tag| new.tags.contains(tag))
+    };
+    old.iter().filter(is_used).map(|(value, _)| *value).collect()
 }
 
 /// The second half of a walk: from commits to all objects, by comparing each tree with those of the parents.
@@ -300,12 +329,7 @@ struct Trees<'a, 's> {
 type Ended = Result<Option<Walked>>;
 
 impl Trees<'_, '_> {
-    fn collect(mut self, painter: &Painter<'_>, tips: &Tips, old_trees: &[Oid]) -> Result<Walked> {
-        let ended = self.all(painter, tips, old_trees)?;
-        Ok(ended.unwrap_or(Walked::All))
-    }
-
-    fn all(&mut self, painter: &Painter<'_>, tips: &Tips, old_trees: &[Oid]) -> Ended {
+    fn all(mut self, painter: &Painter<'_>, tips: &Tips, old_trees: &[Oid]) -> Ended {
         for oid in &tips.tags {
             if let Some(end) = self.whole(*oid, Kind::Tag)? {
                 return Ok(Some(end));
@@ -379,7 +403,9 @@ impl Trees<'_, '_> {
                     return Ok(Some(end));
                 }
                 let bases: Vec<Vec<u8>> = bases.iter().filter_map(|b| Some(self.objects.read(b)?.1)).collect();
-                self.held.extend(bases.iter().filter_map(|b| parse_tree(b)).flatten().map(|e| e.oid));
+                let entries = bases.iter().filter_map(|b| parse_tree(b)).flatten();
+                // Not a submodule's commit: no tree brings that, and it may be one of this repository's own.
+                self.held.extend(entries.filter(|e| e.kind != EntryKind::Submodule).map(|e| e.oid));
                 loaded.push((tree, data, bases));
             }
             level = Vec::new();

@@ -1,7 +1,10 @@
 //! Orders to the port, and what they leave in the repository.
 
-use refrain_core::port::Edit;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use refrain_core::port::{Edit, Ensured, RepoShape};
+
+use super::lives::REMOVED;
 use super::refs::found_name;
 use super::*;
 use crate::git::{RefEdit, SetOutcome};
@@ -15,10 +18,14 @@ struct World {
 impl World {
     /// With one repository of ours, without going through a log.
     fn new() -> World {
+        World::with_state(|dir| dir.join("state"))
+    }
+
+    fn with_state(state: impl Fn(&Path) -> PathBuf) -> World {
         let dir = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| dir.path().join(name);
-        ["repos", "state"].iter().for_each(|name| std::fs::create_dir(at(name)).expect("made"));
-        let places = Places { repos: at("repos"), state: at("state"), socket: at("socket"), exe: at("refrain") };
+        let (at, state) = (|name: &str| dir.path().join(name), state(dir.path()));
+        [&at("repos"), &state].iter().for_each(|dir| std::fs::create_dir_all(dir).expect("made"));
+        let places = Places { repos: at("repos"), state, socket: at("socket"), exe: at("refrain") };
         let (facts, _) = mpsc::unbounded_channel();
         let held = Held::take(&places, facts.clone()).expect("locked");
         let port = GitPort::new(places, Peers::default(), facts, held).expect("a port");
@@ -139,4 +146,58 @@ fn before_the_logs_end_no_life_is_removed_and_none_that_was_removed_is_made_agai
     assert!(ensure(Some(shape(5)), true).is_err() && !world.port.path(&repo).exists());
     assert_eq!(ensure(Some(shape(9)), true).expect("this one never was here"), Ensured::Made);
     assert_eq!(ensure(Some(shape(5)), false).expect("at the end the log is right"), Ensured::Made);
+}
+
+#[test]
+fn a_removed_life_stays_on_its_file_system_and_is_no_repository_of_the_site() {
+    // A file system of its own nearly everywhere.
+    let memory = tempfile::tempdir_in("/dev/shm").ok();
+    let world = World::with_state(|dir| memory.as_ref().map_or(dir.join("state"), |memory| memory.path().into()));
+    for name in ["r", "deep/r"] {
+        let repo = RepoName::parse(name).expect("a name");
+        let ensure = |shape: Option<RepoShape>| world.port.ensure(&repo, shape.as_ref(), false).expect("it can be");
+        assert_eq!(ensure(Some(shape(5))), Ensured::Made);
+        let path = world.port.path(&repo);
+        let removed = |at: u32| path.with_file_name(REMOVED).join(format!("r-5.git.{at}"));
+        assert_eq!(ensure(Some(shape(6))), Ensured::Made);
+        assert_eq!((repositories::life(&removed(0)), repositories::life(&path)), (Some(5), Some(6)));
+        assert_eq!((ensure(Some(shape(5))), ensure(None)), (Ensured::Made, Ensured::Done));
+        assert_eq!(repositories::life(&removed(1)), Some(5), "beside the first");
+        assert!(!path.exists() && ensure(None) == Ensured::Done);
+        let mode = std::fs::metadata(path.with_file_name(REMOVED)).expect("there").permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
+    }
+    let found = repositories::find(&world.port.places().repos).expect("listed");
+    assert_eq!((found.ours, found.unlisted), (vec![], vec![]));
+}
+
+#[test]
+fn a_life_that_a_former_refrain_moved_into_the_state_directory_counts_as_removed() {
+    let world = World::new();
+    let repo = RepoName::parse("deep/r").expect("a name");
+    std::fs::create_dir_all(world.port.places().state.join("removed/deep+r-5.git.0")).expect("made");
+    let ensure = |life, if_absent| world.port.ensure(&repo, Some(&shape(life)), if_absent);
+    assert!(ensure(5, true).is_err());
+    assert_eq!(ensure(6, true).expect("this one never was here"), Ensured::Made);
+    assert_eq!(ensure(5, false).expect("at the end the log is right"), Ensured::Made);
+}
+
+#[test]
+fn a_repository_is_answered_for_as_gone_only_when_that_is_flushed() {
+    static FLUSHES: AtomicUsize = AtomicUsize::new(0);
+    static BROKEN: AtomicUsize = AtomicUsize::new(usize::MAX);
+    let mut world = World::new();
+    let repos = &world.port.places().repos;
+    let disks = Disks::flushed_by(repos, |_| match FLUSHES.fetch_add(1, Ordering::Relaxed) {
+        at if at >= BROKEN.load(Ordering::Relaxed) => Err(std::io::Error::from_raw_os_error(5)),
+        _ => Ok(()),
+    });
+    world.port.disks = Arc::new(disks.expect("opened"));
+    let gone = || world.port.ensured(&world.repo, None, false);
+    assert_eq!((gone(), FLUSHES.load(Ordering::Relaxed)), (Ensured::Done, 1));
+    // As if the process had been killed behind the rename.
+    assert_eq!((gone(), FLUSHES.load(Ordering::Relaxed)), (Ensured::Done, 2));
+    BROKEN.store(2, Ordering::Relaxed);
+    assert_eq!((gone(), gone()), (Ensured::Failed, Ensured::Failed));
+    assert!(world.port.disks.lost().is_some(), "the site ends");
 }

@@ -1,5 +1,6 @@
 //! The adapter against real git, in temporary directories.
 
+mod boundary;
 mod long;
 mod objects;
 mod refs;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Three commits on main with some directories; the tips in order.
-fn history(world: &mut World, repo: &Path) -> [Oid; 3] {
+pub(super) fn history(world: &mut World, repo: &Path) -> [Oid; 3] {
     let a = world.commit(repo, &[], &[("a", "1"), ("d/b", "2"), ("d/e/f", "3")]);
     let b = world.commit(repo, &[a], &[("a", "1"), ("d/b", "2b"), ("d/e/f", "3")]);
     let c = world.commit(repo, &[b], &[("a", "1c"), ("d/b", "2b"), ("g/e/f", "3")]);
@@ -11,7 +11,7 @@ fn history(world: &mut World, repo: &Path) -> [Oid; 3] {
 }
 
 /// Brings what `tips` need from one store to the other, and lets git judge both pack and repository.
-fn transfer(world: &World, from: &Store, to: &Store, tips: &[Oid], hide: &[Oid]) -> u32 {
+pub(super) fn transfer(world: &World, from: &Store, to: &Store, tips: &[Oid], hide: &[Oid]) -> u32 {
     let pack = pack_of(from.cut_pack(tips, hide, 1 << 30).expect("cut"));
     let Ingested::Done { objects } = to.ingest(&pack).expect("ingest") else { panic!("not taken in") };
     assert_eq!(to.missing(tips, hide).expect("walk"), None);
