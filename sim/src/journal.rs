@@ -1,4 +1,5 @@
-//! A simulated journal: transactions are atomic, and durable when they are answered.
+//! A simulated journal: transactions are atomic, and durable when they are answered. What is read back went through the
+//! bytes that production writes, so a field that those leave out is lost here too.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -10,6 +11,8 @@ use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::Rows;
 use refrain_core::refdb::Control;
 use refrain_core::table::{TableEntry, TableKey};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// No name of a ref comes before this one.
 const FIRST_NAME: &str = "refs/!/!";
@@ -75,9 +78,9 @@ impl Journal {
     /// What a daemon finds at its start.
     pub fn restored(&self) -> Restored {
         Restored {
-            session: self.session,
-            controls: self.controls.values().cloned().collect(),
-            work: self.work.iter().map(|((partition, offset), work)| (*partition, *offset, work.clone())).collect(),
+            session: read_back(&self.session),
+            controls: self.controls.values().map(read_back).collect(),
+            work: self.work.iter().map(|((partition, offset), work)| (*partition, *offset, read_back(work))).collect(),
         }
     }
 
@@ -86,7 +89,7 @@ impl Journal {
         let table = self.tables.get(&partition);
         keys.into_iter()
             .map(|key| {
-                let entry = table.and_then(|table| table.get(&key)).cloned();
+                let entry = table.and_then(|table| table.get(&key)).map(read_back);
                 (key, entry)
             })
             .collect()
@@ -95,7 +98,7 @@ impl Journal {
     /// A range of the tables.
     pub fn rows(&self, rows: Rows, max: usize) -> Vec<(Partition, TableKey, TableEntry)> {
         let row =
-            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), entry.clone());
+            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), read_back(entry));
         match rows {
             Rows::Repos { after } => {
                 let from = after.as_ref().map_or(Partition(0), |(partition, _)| *partition);
@@ -126,6 +129,12 @@ impl Journal {
     /// Accepted pushes from an offset on.
     pub fn verdicts(&self, partition: Partition, from: Offset, max: usize) -> Vec<Accepted> {
         let range = self.verdicts.range((partition, from)..(partition, Offset(u64::MAX)));
-        range.take(max).map(|(_, accepted)| accepted.clone()).collect()
+        range.take(max).map(|(_, accepted)| read_back(accepted)).collect()
     }
+}
+
+/// What a daemon gets that reads what another one wrote.
+fn read_back<T: Serialize + DeserializeOwned>(written: &T) -> T {
+    let bytes = serde_json::to_vec(written).expect("the journal writes whatever it is given");
+    serde_json::from_slice(&bytes).expect("it reads what it wrote")
 }
