@@ -1,5 +1,6 @@
 //! What an invariant may see: the log, the stores, and what clients and operators were told. Of a core only its
-//! verdicts as it gives them, its lag as `status` prints it, and two counts: entries held and work under way.
+//! verdicts as it gives them, lag and progress as `status` prints them, and three counts: entries and bytes of packs held,
+//! and work under way.
 //!
 //! The world keeps this up to date as things happen and hands it, with each [`Event`], to every invariant.
 
@@ -187,6 +188,8 @@ pub struct Observed {
     pub published: Vec<Entry>,
     /// Newest durable report of each site, with the pair that said it.
     pub reports: BTreeMap<SiteId, Arc<Report>>,
+    /// The key of each site's last report: of records with one key the log keeps only the newest.
+    pub report_keys: BTreeMap<SiteId, String>,
     /// The sites.
     pub sites: BTreeMap<SiteId, SiteView>,
     /// The pushes so far.

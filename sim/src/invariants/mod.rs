@@ -28,6 +28,7 @@ mod refs_after_objects;
 mod refused_in_words;
 mod refused_stays_refused;
 mod refused_with_cause;
+mod reports_kept;
 mod shown_when_replicated;
 mod sites_judge_alike;
 mod strangers_only;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<aggregated_once::AggregatedOnce>::default(),
         Box::<lag_never_understated::LagNeverUnderstated>::default(),
         Box::<memory_bounded::MemoryBounded>::default(),
+        Box::<reports_kept::ReportsKept>::default(),
         Box::new(at_rest::AtRest),
     ]
 }
