@@ -152,8 +152,8 @@ pub enum Event {
     Strayed { site: SiteId, repo: RepoName, name: RefName },
     /// A daemon started.
     Started { site: SiteId, daemon: u64 },
-    /// A daemon stopped: crash, power failure or by itself.
-    Stopped { site: SiteId, daemon: u64, power: bool },
+    /// A daemon stopped: by a crash, a power failure, or by itself.
+    Stopped { site: SiteId, daemon: u64, power: bool, itself: bool },
     /// The log lost durable records: these partitions end here now. From here on only promises that do not presume the
     /// log ([`Invariant::presumes_log`]) are looked at.
     LogLost { ends: BTreeMap<Partition, Offset> },

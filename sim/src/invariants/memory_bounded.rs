@@ -151,7 +151,7 @@ mod tests {
             world.seen.pushes.iter_mut().for_each(|push| push.answers = None);
             let (site, daemon) = (SiteId::parse("ams").expect("valid"), world.seen.pushes[0].daemon);
             if stopped {
-                events.insert(0, Event::Stopped { site, daemon, power: false });
+                events.insert(0, Event::Stopped { site, daemon, power: false, itself: false });
             }
             assert_eq!(run(&mut MemoryBounded::default(), &world, &events).len(), found, "{stopped}");
         }
