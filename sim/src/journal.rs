@@ -67,6 +67,15 @@ impl Journal {
         self.controls.iter().map(|(partition, control)| (*partition, control.next)).collect()
     }
 
+    /// The first offset of each partition that is not done with.
+    pub fn first_open(&self) -> BTreeMap<Partition, Offset> {
+        let first = |(partition, next): (Partition, Offset)| {
+            let open = self.work.range((partition, Offset(0))..=(partition, Offset(u64::MAX))).next();
+            (partition, open.map_or(next, |((_, at), _)| next.min(*at)))
+        };
+        self.positions().into_iter().map(first).collect()
+    }
+
     /// Accepted work that is not done with, and how many pushes may still be to republish.
     pub fn open(&self) -> (Vec<(&RepoName, Offset)>, usize) {
         let open = self.work.iter().map(|((_, offset), work)| match work {

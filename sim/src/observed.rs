@@ -75,6 +75,10 @@ pub struct SiteView {
     pub asked_in_vain: BTreeMap<RepoName, BTreeSet<(Oid, SiteId)>>,
     /// How far each site is behind, as this site's `status` says it now; empty where nobody asked.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
+    /// Up to where its `status` says that each partition is applied and folded; empty where nobody asked.
+    pub progress: BTreeMap<Partition, (Option<Offset>, Option<Offset>)>,
+    /// The first offset that its journal holds as open and the one that it is folded to, at the moment of that question.
+    pub stored: BTreeMap<Partition, (Offset, Offset)>,
     /// How far its journal had folded each partition when its newest report became durable.
     pub journal: BTreeMap<Partition, Offset>,
     /// Values that its daemons took away from refs and keep, because somebody else had put them there.

@@ -31,6 +31,7 @@ mod refused_with_cause;
 mod reports_kept;
 mod shown_when_replicated;
 mod sites_judge_alike;
+mod status_never_ahead;
 mod strangers_only;
 
 mod claims;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<lag_never_understated::LagNeverUnderstated>::default(),
         Box::<memory_bounded::MemoryBounded>::default(),
         Box::<reports_kept::ReportsKept>::default(),
+        Box::new(status_never_ahead::StatusNeverAhead),
         Box::new(at_rest::AtRest),
     ]
 }

@@ -219,7 +219,12 @@ impl World {
             view.held = core.held();
             view.in_flight = core.in_flight();
             view.lag.clear();
+            (view.progress, view.stored) = Default::default();
             if asked {
+                let journal = &host.disk.journal;
+                let (open, folded) = (journal.first_open(), journal.positions());
+                view.stored = open.into_iter().map(|(at, open)| (at, (open, folded[&at]))).collect();
+                view.progress = core.partitions().map(|it| (it.partition, (it.applied, it.folded))).collect();
                 let sites =
                     self.plan.sites.iter().map(|name| SiteId::parse(name).expect("a plan's site names are good"));
                 view.lag = sites.map(|site| (site.clone(), core.lag(&site))).collect();
