@@ -7,6 +7,7 @@ mod acknowledged_survives;
 mod aggregated_after_all;
 mod aggregated_once;
 mod at_rest;
+mod behind_with_cause;
 mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
@@ -16,6 +17,7 @@ mod lost_log_stops;
 mod memory_bounded;
 mod no_partition_stops;
 mod no_ref_goes_back;
+mod not_given_up_early;
 mod nothing_left_behind;
 mod nothing_left_open;
 mod nothing_reported_undurable;
@@ -74,6 +76,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<memory_bounded::MemoryBounded>::default(),
         Box::<reports_kept::ReportsKept>::default(),
         Box::new(status_never_ahead::StatusNeverAhead),
+        Box::<not_given_up_early::NotGivenUpEarly>::default(),
+        Box::<behind_with_cause::BehindWithCause>::default(),
         Box::new(at_rest::AtRest),
     ]
 }
