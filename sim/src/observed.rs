@@ -79,6 +79,8 @@ pub struct SiteView {
     pub progress: BTreeMap<Partition, (Option<Offset>, Option<Offset>)>,
     /// The first offset that its journal holds as open and the one that it is folded to, at the moment of that question.
     pub stored: BTreeMap<Partition, (Offset, Offset)>,
+    /// For so many seconds the site has been ready and nothing was wrong with its machine, its links or the log.
+    pub undisturbed: u32,
     /// How far its journal had folded each partition when its newest report became durable.
     pub journal: BTreeMap<Partition, Offset>,
     /// Values that its daemons took away from refs and keep, because somebody else had put them there.

@@ -24,6 +24,7 @@ mod nothing_reported_undurable;
 mod ok_as_promised;
 mod one_history_per_ref;
 mod orders_answered_once;
+mod partitions_beat;
 mod record_closed;
 mod records_parse;
 mod refs_after_objects;
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(status_never_ahead::StatusNeverAhead),
         Box::<not_given_up_early::NotGivenUpEarly>::default(),
         Box::<behind_with_cause::BehindWithCause>::default(),
+        Box::<partitions_beat::PartitionsBeat>::default(),
         Box::new(at_rest::AtRest),
     ]
 }

@@ -121,6 +121,12 @@ impl World {
         self.append(self.header(name, epoch, instance, seq), Body::Barrier(Barrier {}), &[])
     }
 
+    pub fn beat(&mut self, name: &str) -> Event {
+        self.seq += 1;
+        let header = self.header(name, 1, self.daemon(name).1.0, 1 + self.seq);
+        self.append(header, Body::Heartbeat(Barrier {}), &[])
+    }
+
     pub fn configure(&mut self, name: &str, visibility: Visibility) -> Event {
         self.seq += 1;
         let header = self.header(name, 1, self.daemon(name).1.0, 1 + self.seq);

@@ -205,7 +205,20 @@ impl World {
         }
     }
 
+    /// For how long nothing has been wrong with each site.
+    fn count_undisturbed(&mut self) {
+        let now = self.now();
+        let log_is_well = self.faults.log_down_until <= now && self.faults.unknown_rate == 0;
+        for (at, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.shadow) {
+            let free = host.disk.extras.values().all(|extra| extra.locked_until <= now && extra.stale_locks.is_empty());
+            let well = host.paused_until <= now && host.slow == 1 && host.full == 0 && free && self.net.is_well(at);
+            let view = self.observed.sites.get_mut(&host.site).expect("known");
+            view.undisturbed = if log_is_well && well && view.up && view.ready { view.undisturbed + 1 } else { 0 };
+        }
+    }
+
     fn refresh_views(&mut self) {
+        self.count_undisturbed();
         // Many numbers: while faults go on, every few seconds will do.
         let asked = self.calm.since.is_some() || (self.now() / SECOND).is_multiple_of(LAG_SECONDS);
         for host in &self.hosts {

@@ -202,6 +202,7 @@ impl World {
             let view = self.observed.sites.get_mut(&site).expect("known");
             view.up = false;
             view.ready = false;
+            view.undisturbed = 0;
             let (power, itself) = (death == Death::Power, death == Death::Exited);
             self.emit(&Event::Stopped { site, daemon, power, itself });
         }
