@@ -200,6 +200,8 @@ pub struct Observed {
     pub sites: BTreeMap<SiteId, SiteView>,
     /// The pushes so far.
     pub pushes: Vec<ClientPush>,
+    /// The places of those that were sent to sites at rest, once faults had stopped.
+    pub checks: BTreeSet<usize>,
     /// The orders that operators gave: to which daemon, under which number.
     pub orders: BTreeSet<(u64, PushId)>,
     /// The reference decisions of the naive fold over [`Observed::log`], kept by `naive.rs`.

@@ -25,6 +25,7 @@ mod ok_as_promised;
 mod one_history_per_ref;
 mod orders_answered_once;
 mod partitions_beat;
+mod prompt_at_rest;
 mod record_closed;
 mod records_parse;
 mod refs_after_objects;
@@ -80,6 +81,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<not_given_up_early::NotGivenUpEarly>::default(),
         Box::<behind_with_cause::BehindWithCause>::default(),
         Box::<partitions_beat::PartitionsBeat>::default(),
+        Box::new(prompt_at_rest::PromptAtRest),
         Box::new(at_rest::AtRest),
     ]
 }

@@ -141,6 +141,7 @@ impl World {
                 }
             }
             self.calm.checks[host] = self.check_push(host);
+            self.observed.checks.extend(self.calm.checks[host]);
         }
     }
 
