@@ -37,6 +37,7 @@ mod shown_when_replicated;
 mod sites_judge_alike;
 mod status_never_ahead;
 mod strangers_only;
+mod strangers_undone;
 
 mod claims;
 mod places;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<behind_with_cause::BehindWithCause>::default(),
         Box::<partitions_beat::PartitionsBeat>::default(),
         Box::new(prompt_at_rest::PromptAtRest),
+        Box::<strangers_undone::StrangersUndone>::default(),
         Box::new(at_rest::AtRest),
     ]
 }
