@@ -69,6 +69,8 @@ pub struct SiteView {
     pub repos: BTreeMap<RepoName, RepoView>,
     /// Core state that grows: entries that the site's daemon says it holds in memory (`Site::held`).
     pub held: usize,
+    /// Bytes of packs that it says it holds (`Site::pack_bytes`).
+    pub pack_bytes: usize,
     /// Things under way at the site: open pushes, unread or unapplied records (`Site::in_flight`).
     pub in_flight: usize,
     /// What its daemon has asked other sites for in vain since its start: values, and whom.

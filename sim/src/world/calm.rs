@@ -231,6 +231,7 @@ impl World {
             }
             let view = self.observed.sites.get_mut(&host.site).expect("known");
             view.held = core.held();
+            view.pack_bytes = core.pack_bytes();
             view.in_flight = core.in_flight();
             view.lag.clear();
             (view.progress, view.stored) = Default::default();
