@@ -1,7 +1,8 @@
 //! A simulated journal: transactions are atomic, and durable when they are answered. What is read back went through the
-//! bytes that production writes, so a field that those leave out is lost here too.
+//! bytes that production writes, and must be what was given: a field that those leave out is lost by a restart.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::ops::Bound;
 
 use refrain_core::aggregator::Accepted;
@@ -143,7 +144,9 @@ impl Journal {
 }
 
 /// What a daemon gets that reads what another one wrote.
-fn read_back<T: Serialize + DeserializeOwned>(written: &T) -> T {
+fn read_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(written: &T) -> T {
     let bytes = serde_json::to_vec(written).expect("the journal writes whatever it is given");
-    serde_json::from_slice(&bytes).expect("it reads what it wrote")
+    let read = serde_json::from_slice(&bytes).expect("it reads what it wrote");
+    assert!(read == *written, "the journal was given {written:?} and gives back {read:?}");
+    read
 }

@@ -223,7 +223,7 @@ impl Log {
 }
 
 impl Lane {
-    /// Keeps what is young and the newest of each key, as the log does with a topic that it compacts: it reads no value.
+    /// Keeps what is young and the newest of each key, as the log does where it compacts: it reads no value.
     fn compact(&mut self, now_ms: u64) {
         let newest: BTreeMap<String, Offset> =
             self.entries.iter().map(|entry| (entry.key.clone(), entry.read.offset)).collect();

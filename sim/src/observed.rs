@@ -1,6 +1,6 @@
 //! What an invariant may see: the log, the stores, and what clients and operators were told. Of a core only its
-//! verdicts as it gives them, lag and progress as `status` prints them, and three counts: entries and bytes of packs held,
-//! and work under way.
+//! verdicts as it gives them, lag and progress as `status` prints them, and three counts: entries and bytes of packs
+//! held, and work under way.
 //!
 //! The world keeps this up to date as things happen and hands it, with each [`Event`], to every invariant.
 
@@ -79,7 +79,7 @@ pub struct SiteView {
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
     /// Up to where its `status` says that each partition is applied and folded; empty where nobody asked.
     pub progress: BTreeMap<Partition, (Option<Offset>, Option<Offset>)>,
-    /// The first offset that its journal holds as open and the one that it is folded to, at the moment of that question.
+    /// The first offset that its journal holds as open and the one that it is folded to, at that moment.
     pub stored: BTreeMap<Partition, (Offset, Offset)>,
     /// For so many seconds the site has been ready and nothing was wrong with its machine, its links or the log.
     pub undisturbed: u32,

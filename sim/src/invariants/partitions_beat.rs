@@ -1,4 +1,4 @@
-//! A partition in which nothing happens gets a heartbeat: as long as a site is ready and undisturbed, and those that are
+//! A partition in which nothing happens gets a heartbeat: as long as a site is ready and undisturbed, and all that are
 //! not are down, no partition is silent for long. At rest one site alone does it.
 //!
 //! Catches an election that a dead site wins, and one that everybody wins.

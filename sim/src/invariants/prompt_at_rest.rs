@@ -1,5 +1,5 @@
-//! A push at a site where nothing else is under way, in a world without faults, is answered at once: nothing of it waits
-//! for a clock that has to do with something else.
+//! A push at a site where nothing else is under way, in a world without faults, is answered at once: nothing of it
+//! waits for a clock that has to do with something else.
 //!
 //! Catches work that is done with the next heartbeat only.
 

@@ -1,5 +1,5 @@
-//! What `status` says that a partition is applied and folded up to is no further than what the site's journal holds: the
-//! first record whose work is not done with, and the fold's position.
+//! What `status` says that a partition is applied and folded up to is no further than what the site's journal holds:
+//! the first record whose work is not done with, and the fold's position.
 //!
 //! Catches a mark that is taken for applied although something below it is open.
 
