@@ -322,6 +322,7 @@ impl Aggregator {
     }
 
     pub(crate) fn held(&self) -> usize {
-        self.lanes.values().map(|lane| lane.candidates.len() + lane.done.len()).sum::<usize>() + self.heard.len()
+        self.lanes.values().map(|lane| lane.candidates.len() + lane.after_probe.len() + lane.done.len()).sum::<usize>()
+            + self.heard.len()
     }
 }

@@ -1,6 +1,8 @@
-//! A simulated journal: transactions are atomic, and durable when they are answered.
+//! A simulated journal: transactions are atomic, and durable when they are answered. What is read back went through the
+//! bytes that production writes, and must be what was given: a field that those leave out is lost by a restart.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::ops::Bound;
 
 use refrain_core::aggregator::Accepted;
@@ -10,6 +12,8 @@ use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::Rows;
 use refrain_core::refdb::Control;
 use refrain_core::table::{TableEntry, TableKey};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// No name of a ref comes before this one.
 const FIRST_NAME: &str = "refs/!/!";
@@ -64,6 +68,15 @@ impl Journal {
         self.controls.iter().map(|(partition, control)| (*partition, control.next)).collect()
     }
 
+    /// The first offset of each partition that is not done with.
+    pub fn first_open(&self) -> BTreeMap<Partition, Offset> {
+        let first = |(partition, next): (Partition, Offset)| {
+            let open = self.work.range((partition, Offset(0))..=(partition, Offset(u64::MAX))).next();
+            (partition, open.map_or(next, |((_, at), _)| next.min(*at)))
+        };
+        self.positions().into_iter().map(first).collect()
+    }
+
     /// Accepted work that is not done with, and how many pushes may still be to republish.
     pub fn open(&self) -> (Vec<(&RepoName, Offset)>, usize) {
         let open = self.work.iter().map(|((_, offset), work)| match work {
@@ -75,9 +88,9 @@ impl Journal {
     /// What a daemon finds at its start.
     pub fn restored(&self) -> Restored {
         Restored {
-            session: self.session,
-            controls: self.controls.values().cloned().collect(),
-            work: self.work.iter().map(|((partition, offset), work)| (*partition, *offset, work.clone())).collect(),
+            session: read_back(&self.session),
+            controls: self.controls.values().map(read_back).collect(),
+            work: self.work.iter().map(|((partition, offset), work)| (*partition, *offset, read_back(work))).collect(),
         }
     }
 
@@ -86,7 +99,7 @@ impl Journal {
         let table = self.tables.get(&partition);
         keys.into_iter()
             .map(|key| {
-                let entry = table.and_then(|table| table.get(&key)).cloned();
+                let entry = table.and_then(|table| table.get(&key)).map(read_back);
                 (key, entry)
             })
             .collect()
@@ -95,7 +108,7 @@ impl Journal {
     /// A range of the tables.
     pub fn rows(&self, rows: Rows, max: usize) -> Vec<(Partition, TableKey, TableEntry)> {
         let row =
-            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), entry.clone());
+            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), read_back(entry));
         match rows {
             Rows::Repos { after } => {
                 let from = after.as_ref().map_or(Partition(0), |(partition, _)| *partition);
@@ -126,6 +139,14 @@ impl Journal {
     /// Accepted pushes from an offset on.
     pub fn verdicts(&self, partition: Partition, from: Offset, max: usize) -> Vec<Accepted> {
         let range = self.verdicts.range((partition, from)..(partition, Offset(u64::MAX)));
-        range.take(max).map(|(_, accepted)| accepted.clone()).collect()
+        range.take(max).map(|(_, accepted)| read_back(accepted)).collect()
     }
+}
+
+/// What a daemon gets that reads what another one wrote.
+fn read_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(written: &T) -> T {
+    let bytes = serde_json::to_vec(written).expect("the journal writes whatever it is given");
+    let read = serde_json::from_slice(&bytes).expect("it reads what it wrote");
+    assert!(read == *written, "the journal was given {written:?} and gives back {read:?}");
+    read
 }

@@ -28,6 +28,8 @@ pub struct Append {
     pub op: Op,
     /// Where.
     pub topic: Topic,
+    /// What a compacted topic keeps the newest of.
+    pub key: String,
     /// What.
     pub value: Arc<[u8]>,
     /// The same, parsed.
@@ -75,9 +77,16 @@ pub struct Batch {
     pub epoch: u64,
 }
 
+/// A record and its key.
+#[derive(Debug)]
+struct Kept {
+    key: String,
+    read: Read,
+}
+
 #[derive(Debug, Default)]
 struct Lane {
-    entries: Vec<Read>,
+    entries: Vec<Kept>,
     start: Offset,
     end: Offset,
     waiters: Vec<Waiter>,
@@ -110,7 +119,8 @@ impl Log {
             return Landed::Refused;
         }
         let offset = lane.end;
-        lane.entries.push(Read { offset, time_ms, value: append.parsed.clone() });
+        let read = Read { offset, time_ms, value: append.parsed.clone() };
+        lane.entries.push(Kept { key: append.key.clone(), read });
         lane.end = offset.next();
         if append.topic == Topic::Progress && offset.0.is_multiple_of(64) {
             lane.compact(time_ms);
@@ -128,7 +138,7 @@ impl Log {
     pub fn expire(&mut self, topic: Topic, time_ms: u64) -> usize {
         let Some(lane) = self.lanes.get_mut(&topic) else { return 0 };
         let before = lane.entries.len();
-        lane.entries.retain(|entry| entry.time_ms >= time_ms);
+        lane.entries.retain(|entry| entry.read.time_ms >= time_ms);
         before - lane.entries.len()
     }
 
@@ -143,8 +153,8 @@ impl Log {
             let (start, end) = (Offset(0), Offset(0));
             return Batch { records: Vec::new(), next: from, end, start, epoch: self.epoch };
         };
-        let first = lane.entries.partition_point(|entry| entry.offset < from);
-        let records: Vec<Read> = lane.entries[first..].iter().take(max).cloned().collect();
+        let first = lane.entries.partition_point(|entry| entry.read.offset < from);
+        let records: Vec<Read> = lane.entries[first..].iter().take(max).map(|entry| entry.read.clone()).collect();
         let more = first + records.len() < lane.entries.len();
         let last = records.last().map(|read| read.offset.next());
         let next = if more { last.unwrap_or(from) } else { lane.end.max(from) };
@@ -160,8 +170,8 @@ impl Log {
         for (topic, lane) in &mut self.lanes {
             waiters.append(&mut lane.waiters);
             let before = lane.end;
-            lane.entries.retain(|entry| entry.time_ms < time_ms);
-            lane.end = lane.entries.last().map_or(lane.start, |last| last.offset.next());
+            lane.entries.retain(|entry| entry.read.time_ms < time_ms);
+            lane.end = lane.entries.last().map_or(lane.start, |last| last.read.offset.next());
             if lane.end < before {
                 lost.insert(*topic, (lane.end, before));
             }
@@ -175,11 +185,11 @@ impl Log {
         let mut gone_to = BTreeMap::new();
         for (topic, lane) in &mut self.lanes {
             let Topic::PushData(partition) = topic else { continue };
-            let gone = lane.entries.partition_point(|entry| entry.time_ms < time_ms);
+            let gone = lane.entries.partition_point(|entry| entry.read.time_ms < time_ms);
             if let Some(last) = lane.entries.drain(..gone).next_back() {
-                gone_to.insert(*partition, last.offset.next());
+                gone_to.insert(*partition, last.read.offset.next());
             }
-            lane.start = lane.entries.first().map_or(lane.end, |first| first.offset);
+            lane.start = lane.entries.first().map_or(lane.end, |first| first.read.offset);
         }
         gone_to
     }
@@ -213,18 +223,12 @@ impl Log {
 }
 
 impl Lane {
+    /// Keeps what is young and the newest of each key, as the log does where it compacts: it reads no value.
     fn compact(&mut self, now_ms: u64) {
-        let mut newest: BTreeMap<String, Offset> = BTreeMap::new();
-        for entry in &self.entries {
-            if let Value::Progress(Some(report)) = &entry.value {
-                newest.insert(report.key(), entry.offset);
-            }
-        }
-        self.entries.retain(|entry| match &entry.value {
-            Value::Progress(Some(report)) => {
-                entry.time_ms + COMPACT_AFTER_MS > now_ms || newest.get(&report.key()) == Some(&entry.offset)
-            }
-            _ => true,
+        let newest: BTreeMap<String, Offset> =
+            self.entries.iter().map(|entry| (entry.key.clone(), entry.read.offset)).collect();
+        self.entries.retain(|Kept { key, read }| {
+            read.time_ms + COMPACT_AFTER_MS > now_ms || newest.get(key) == Some(&read.offset)
         });
     }
 }
@@ -238,7 +242,8 @@ mod tests {
     fn append(expect: Option<u64>) -> Append {
         let value: Arc<[u8]> = Arc::from(b"x\n".as_slice());
         let parsed = parse(TOPIC, &value);
-        Append { daemon: 0, op: Op(1), topic: TOPIC, value, parsed, expect: expect.map(Offset), answered: true }
+        let (key, expect) = (String::new(), expect.map(Offset));
+        Append { daemon: 0, op: Op(1), topic: TOPIC, key, value, parsed, expect, answered: true }
     }
 
     #[test]
@@ -276,5 +281,21 @@ mod tests {
         log.gap(TOPIC, 1);
         assert_eq!(log.wake(TOPIC), [waiter]);
         assert_eq!(log.wake(TOPIC), []);
+    }
+
+    #[test]
+    fn compaction_keeps_what_is_young_and_the_newest_of_each_key() {
+        let mut log = Log::default();
+        for (at, key) in ["ams", "sfo", "ams", "ams"].into_iter().enumerate() {
+            let append = Append { topic: Topic::Progress, key: key.to_string(), ..append(None) };
+            log.land(&append, [0, 0, 0, COMPACT_AFTER_MS][at]);
+        }
+        let kept = |log: &Log| {
+            log.read(Topic::Progress, Offset(0), 9).records.iter().map(|it| it.offset.0).collect::<Vec<_>>()
+        };
+        log.lanes.get_mut(&Topic::Progress).expect("there").compact(COMPACT_AFTER_MS);
+        assert_eq!(kept(&log), [1, 3]);
+        log.lanes.get_mut(&Topic::Progress).expect("there").compact(9 * COMPACT_AFTER_MS);
+        assert_eq!(kept(&log), [1, 3], "the newest of a key stays for ever");
     }
 }

@@ -91,6 +91,12 @@ impl Net {
         self.cuts.is_empty() || !self.cuts.contains_key(&(from, to))
     }
 
+    /// Whether nothing is wrong with a machine's links.
+    pub fn is_well(&self, host: usize) -> bool {
+        let cut = self.cuts.keys().any(|(from, to)| [*from, *to].contains(&End::Host(host)));
+        !cut && self.weather.get(&host).is_none_or(Vec::is_empty)
+    }
+
     /// Sends a message.
     pub fn send(&mut self, from: End, to: End) -> Passage {
         let ends = [from, to].into_iter().filter_map(|end| match end {

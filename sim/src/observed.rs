@@ -1,5 +1,6 @@
 //! What an invariant may see: the log, the stores, and what clients and operators were told. Of a core only its
-//! verdicts as it gives them, its lag as `status` prints it, and two counts: entries held and work under way.
+//! verdicts as it gives them, lag and progress as `status` prints them, and three counts: entries and bytes of packs
+//! held, and work under way.
 //!
 //! The world keeps this up to date as things happen and hands it, with each [`Event`], to every invariant.
 
@@ -68,12 +69,20 @@ pub struct SiteView {
     pub repos: BTreeMap<RepoName, RepoView>,
     /// Core state that grows: entries that the site's daemon says it holds in memory (`Site::held`).
     pub held: usize,
+    /// Bytes of packs that it says it holds (`Site::pack_bytes`).
+    pub pack_bytes: usize,
     /// Things under way at the site: open pushes, unread or unapplied records (`Site::in_flight`).
     pub in_flight: usize,
     /// What its daemon has asked other sites for in vain since its start: values, and whom.
     pub asked_in_vain: BTreeMap<RepoName, BTreeSet<(Oid, SiteId)>>,
     /// How far each site is behind, as this site's `status` says it now; empty where nobody asked.
     pub lag: BTreeMap<SiteId, BTreeMap<Partition, Option<Lag>>>,
+    /// Up to where its `status` says that each partition is applied and folded; empty where nobody asked.
+    pub progress: BTreeMap<Partition, (Option<Offset>, Option<Offset>)>,
+    /// The first offset that its journal holds as open and the one that it is folded to, at that moment.
+    pub stored: BTreeMap<Partition, (Offset, Offset)>,
+    /// For so many seconds the site has been ready and nothing was wrong with its machine, its links or the log.
+    pub undisturbed: u32,
     /// How far its journal had folded each partition when its newest report became durable.
     pub journal: BTreeMap<Partition, Offset>,
     /// Values that its daemons took away from refs and keep, because somebody else had put them there.
@@ -151,8 +160,8 @@ pub enum Event {
     Strayed { site: SiteId, repo: RepoName, name: RefName },
     /// A daemon started.
     Started { site: SiteId, daemon: u64 },
-    /// A daemon stopped: crash, power failure or by itself.
-    Stopped { site: SiteId, daemon: u64, power: bool },
+    /// A daemon stopped: by a crash, a power failure, or by itself.
+    Stopped { site: SiteId, daemon: u64, power: bool, itself: bool },
     /// The log lost durable records: these partitions end here now. From here on only promises that do not presume the
     /// log ([`Invariant::presumes_log`]) are looked at.
     LogLost { ends: BTreeMap<Partition, Offset> },
@@ -187,10 +196,14 @@ pub struct Observed {
     pub published: Vec<Entry>,
     /// Newest durable report of each site, with the pair that said it.
     pub reports: BTreeMap<SiteId, Arc<Report>>,
+    /// The key of each site's last report: of records with one key the log keeps only the newest.
+    pub report_keys: BTreeMap<SiteId, String>,
     /// The sites.
     pub sites: BTreeMap<SiteId, SiteView>,
     /// The pushes so far.
     pub pushes: Vec<ClientPush>,
+    /// The places of those that were sent to sites at rest, once faults had stopped.
+    pub checks: BTreeSet<usize>,
     /// The orders that operators gave: to which daemon, under which number.
     pub orders: BTreeSet<(u64, PushId)>,
     /// The reference decisions of the naive fold over [`Observed::log`], kept by `naive.rs`.

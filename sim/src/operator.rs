@@ -163,10 +163,12 @@ impl World {
         self.add_task(self.queue.now() + wait, next, not_at, then, member);
     }
 
-    /// Nothing refuses pushes any more.
+    /// Nothing refuses pushes any more. HEAD stays where it is, or goes where it may never have been: at rest every
+    /// site's is compared with the log's.
     pub(crate) fn lift_configuration(&mut self, repo: usize) {
         let repo = self.repos[repo].clone();
-        let head = RefName::parse(NAMES[0]).ok();
+        let heads = [None, RefName::parse(NAMES[0]).ok(), RefName::parse(NAMES[1]).ok()];
+        let head = self.clients.rng.pick(&heads).clone();
         let wish = RepoConfigured {
             head,
             deny_deletes: Some(false),

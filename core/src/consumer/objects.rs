@@ -311,6 +311,11 @@ impl Consumer {
         self.pump(now, out, repo);
     }
 
+    /// Bytes of packs at hand, counted anew.
+    pub(crate) fn pack_bytes(&self) -> usize {
+        self.pending.values().map(Pending::held_bytes).sum()
+    }
+
     fn skip(&mut self, repo: &RepoName, offset: Offset) {
         let Some(entry) = self.repos.get_mut(repo) else { return };
         entry.offsets.remove(&offset);

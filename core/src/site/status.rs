@@ -20,6 +20,11 @@ impl Site {
             .collect()
     }
 
+    /// Bytes of packs held in memory.
+    pub fn pack_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.consumer.pack_bytes()).sum()
+    }
+
     /// The members, as partition 0 has them.
     pub fn members(&self) -> &MemberTable {
         &self.parts[0].fold.control().members.table

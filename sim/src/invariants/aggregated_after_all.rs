@@ -4,7 +4,7 @@
 //!
 //! Catches an aggregator that does not wait for a silent member, or believes what an earlier start of a site said.
 
-use refrain_core::aggregator::{Data, Published};
+use refrain_core::aggregator::Published;
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::record::MemberState;
 
@@ -43,7 +43,7 @@ impl Invariant for AggregatedAfterAll {
             Event::Published { offset } => {
                 let entry = seen.published.iter().rev().find(|entry| entry.offset == *offset);
                 match entry.and_then(|entry| Published::decode(&entry.value)) {
-                    Some(published) => published_as_accepted(seen, &published.data),
+                    Some(published) => published_as_accepted(seen, &published),
                     None => vec![broken(NAME, format!("publication {offset} cannot be read"))],
                 }
             }
@@ -69,7 +69,8 @@ impl AggregatedAfterAll {
     }
 }
 
-fn published_as_accepted(seen: &Observed, data: &Data) -> Vec<Violation> {
+fn published_as_accepted(seen: &Observed, published: &Published) -> Vec<Violation> {
+    let data = &published.data;
     let at = format!("partition {} offset {} ({})", data.partition, data.offset, data.repo);
     let Some(decision) = seen.naive.decision(data.partition, data.offset) else {
         return vec![broken(NAME, format!("{at} was published, and is no record"))];
@@ -80,7 +81,34 @@ fn published_as_accepted(seen: &Observed, data: &Data) -> Vec<Violation> {
     if accepted.is_empty() || accepted != said {
         return vec![broken(NAME, format!("{at} was published as {said:?}; accepted was {accepted:?}"))];
     }
+    let Some(header) = decision.record.as_ref().map(|record| &record.header) else { return Vec::new() };
+    let push = format!("{}-{}-{}", header.site, header.epoch, header.seq);
+    let is = (header.repo.as_ref(), &header.site, &push);
+    if is != (Some(&data.repo), &data.site, &data.push) {
+        let said = (&data.repo, &data.site, &data.push);
+        return vec![broken(NAME, format!("{at} was published as {said:?}; the record is {is:?}"))];
+    }
+    let event = (&*published.specversion, &*published.kind, &*published.subject, &*published.source);
+    let source = format!("/refrain/{}", header.site);
+    let as_it_is = event == ("1.0", "refrain.push", data.repo.as_str(), &*source);
+    if !as_it_is || millis_of(&published.time) != Some(decision.time_ms) {
+        return vec![broken(NAME, format!("{at} is not what its event says: {event:?} at {}", published.time))];
+    }
     Vec::new()
+}
+
+/// Milliseconds since 1970 of a time as RFC 3339 has it, in UTC: whole days are counted, month by month.
+fn millis_of(time: &str) -> Option<u64> {
+    let (date, clock) = time.strip_suffix('Z')?.split_once('T')?;
+    let numbers =
+        |text: &str, by: [char; 3]| -> Option<Vec<u64>> { text.split(by).map(|part| part.parse().ok()).collect() };
+    let [year, month, day] = numbers(date, ['-'; 3])?.try_into().ok()?;
+    let [hour, minute, second, ms] = numbers(clock, [':', ':', '.'])?.try_into().ok()?;
+    let leap = |year: u64| u64::from(year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400));
+    let months = [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let before: u64 = (1970..year).map(|year| 365 + leap(year)).sum::<u64>()
+        + months.get(..month.checked_sub(1)? as usize)?.iter().sum::<u64>();
+    Some((((before + day.checked_sub(1)?) * 24 + hour) * 60 + minute) * 60_000 + second * 1_000 + ms)
 }
 
 #[cfg(test)]
@@ -135,5 +163,34 @@ mod tests {
         let report = world.report("ams", 100, &[]);
         let other = world.publish(offset, &[update("a", absent(), value(2))]);
         assert_eq!(run(&mut AggregatedAfterAll::default(), &world, &[record, report, other]).len(), 1);
+    }
+
+    #[test]
+    fn an_event_says_what_its_record_is() {
+        let mut world = World::opened(&["ams", "sfo"]);
+        let (offset, updates) = (world.end(), [update("a", absent(), value(1))]);
+        world.push("ams", false, &updates);
+        let spoilt: [fn(&mut Published); 8] = [
+            |_| {},
+            |it| it.data.site = refrain_core::names::SiteId::parse("sfo").expect("valid"),
+            |it| it.data.push.push('0'),
+            |it| it.specversion.clear(),
+            |it| it.kind.clear(),
+            |it| it.subject.push('x'),
+            |it| it.source.push('x'),
+            |it| it.time = it.time.replace("1970", "1971"),
+        ];
+        for (at, spoil) in spoilt.into_iter().enumerate() {
+            let event = world.publish_as(offset, &updates, spoil);
+            assert_eq!(run(&mut AggregatedAfterAll::default(), &world, &[event]).len(), usize::from(at > 0), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_so_many_milliseconds() {
+        assert_eq!(millis_of("1970-01-01T00:00:00.000Z"), Some(0));
+        assert_eq!(millis_of("2000-02-29T00:00:00.123Z"), Some(951_782_400_123));
+        assert_eq!(millis_of("2026-11-23T00:00:01.000Z"), Some(1_795_392_001_000));
+        assert_eq!(millis_of("2026-11-23 00:00:01"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Every accepted push is republished exactly once, in order per repository; when everything is at rest, none is left.
+//! Every accepted push is republished exactly once, in order per repository, under an id that no other event has; when
+//! everything is at rest, none is left.
 //!
 //! Catches an aggregator that takes its position for done before the publication is, or forgets one after a restart.
 
@@ -17,6 +18,7 @@ const NAME: &str = "aggregated-once";
 #[derive(Debug, Default)]
 pub(super) struct AggregatedOnce {
     published: BTreeSet<(Partition, Offset)>,
+    ids: BTreeSet<String>,
     last: BTreeMap<RepoName, Offset>,
 }
 
@@ -26,7 +28,7 @@ impl Invariant for AggregatedOnce {
     }
 
     fn promise(&self) -> &'static str {
-        "every accepted push is republished exactly once, in order per repository"
+        "every accepted push is republished exactly once, in order per repository, and no two events have one id"
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
@@ -49,6 +51,8 @@ impl AggregatedOnce {
         let mut found = Vec::new();
         if !self.published.insert((data.partition, data.offset)) {
             found.push(broken(NAME, format!("{source} was published before")));
+        } else if !self.ids.insert(published.id.clone()) {
+            found.push(broken(NAME, format!("{source} has the id {:?} of another event", published.id)));
         } else if let Some(last) = self.last.insert(data.repo.clone(), data.offset).filter(|last| *last > data.offset) {
             found.push(broken(NAME, format!("{source} comes after offset {last} of the same repository")));
         }
@@ -85,5 +89,8 @@ mod tests {
         assert_eq!(run(&mut check, &world, &[events[1].clone(), events[0].clone()]).len(), 1, "out of order");
         let mut check = AggregatedOnce::default();
         assert_eq!(run(&mut check, &world, &[events[0].clone(), Event::AtRest]).len(), 1, "one left");
+        let same_id = world.publish_as(second, &more, |it| it.id = "0-3".to_string());
+        let first_id = world.publish_as(first, &updates, |it| it.id = "0-3".to_string());
+        assert_eq!(run(&mut AggregatedOnce::default(), &world, &[first_id, same_id]).len(), 1, "an id for two");
     }
 }

@@ -1,6 +1,7 @@
-//! Whoever waits is answered: a push at a daemon that lives gets one answer an update, in bounded time.
+//! Whoever waits is answered: a push at a daemon that lives gets one answer an update, in bounded time; and a daemon
+//! that ends by itself answers first.
 //!
-//! Catches lost wake-ups and deadlines that are never looked at.
+//! Catches lost wake-ups, deadlines that are never looked at, and fences that forget a partition's pushes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +31,7 @@ impl Invariant for EveryPushAnswered {
     }
 
     fn promise(&self) -> &'static str {
-        "a push at a daemon that lives is answered once, in bounded time, with one answer an update"
+        "a push is answered once, in bounded time and before its daemon ends by itself, with one answer an update"
     }
 
     fn presumes_log(&self) -> bool {
@@ -53,10 +54,11 @@ impl Invariant for EveryPushAnswered {
                 }
                 found
             }
-            Event::Stopped { daemon, .. } => {
+            Event::Stopped { daemon, itself, .. } => {
+                let left = if *itself { self.left_by(seen, *daemon) } else { None };
                 self.stopped.insert(*daemon);
                 self.open.retain(|push, _| seen.pushes[*push].daemon != *daemon);
-                Vec::new()
+                left.into_iter().collect()
             }
             Event::Tick => self.tick(seen),
             _ => Vec::new(),
@@ -65,6 +67,13 @@ impl Invariant for EveryPushAnswered {
 }
 
 impl EveryPushAnswered {
+    /// What a daemon that ends by itself was given and did not answer.
+    fn left_by(&self, seen: &Observed, daemon: u64) -> Option<Violation> {
+        let open = self.open.keys().copied().chain(self.known..seen.pushes.len()).map(|place| &seen.pushes[place]);
+        let left = open.into_iter().find(|push| push.daemon == daemon && push.taken && push.answers.is_none())?;
+        Some(broken(NAME, format!("daemon {daemon} at {} ended by itself and left push {} open", left.site, left.id)))
+    }
+
     fn tick(&mut self, seen: &Observed) -> Vec<Violation> {
         self.ticks += 1;
         for (place, push) in seen.pushes.iter().enumerate().skip(self.known) {
@@ -97,15 +106,18 @@ mod tests {
         let site = world.seen.daemons[&0].0.clone();
         let answered = world.answer("ams", false, &[update("a", absent(), value(1))], &[true]);
         world.seen.pushes[0].answers = None;
-        let stopped = Event::Stopped { site, daemon: 0, power: false };
+        let stopped = Event::Stopped { site, daemon: 0, power: false, itself: false };
         let ticks = vec![Event::Tick; ANSWER_TICKS as usize + 10];
         assert_eq!(run(&mut EveryPushAnswered::default(), &world, &ticks).len(), 1);
         let died = [&ticks[..1], &[stopped], &ticks].concat();
         assert_eq!(run(&mut EveryPushAnswered::default(), &world, &died), []);
+        let ended = Event::Stopped { site: world.seen.daemons[&0].0.clone(), daemon: 0, power: false, itself: true };
+        assert_eq!(run(&mut EveryPushAnswered::default(), &world, std::slice::from_ref(&ended)).len(), 1);
         world.seen.pushes[0].answers = Some(vec![Answer::Ok]);
         let events = [vec![answered.clone()], ticks].concat();
         let mut check = EveryPushAnswered::default();
         assert_eq!(run(&mut check, &world, &events), []);
+        assert_eq!(run(&mut check, &world, &[ended]), []);
         assert_eq!(run(&mut check, &world, &[answered]).len(), 1, "twice");
     }
 }

@@ -33,7 +33,8 @@ fn partition_max(limits: Limits, widest: usize) -> usize {
 const IDLE_TICKS: u32 = 30;
 /// Overtaken offsets, published offsets beyond the mark, and publications that wait for a silent member.
 fn idle_partition_max(limits: Limits) -> usize {
-    limits.exceptions + limits.published + limits.candidates + limits.cached
+    // A candidate is held with the look at the membership that it waits for.
+    limits.exceptions + limits.published + 2 * limits.candidates + limits.cached
 }
 
 /// What was last heard of each site.
@@ -118,6 +119,11 @@ impl MemoryBounded {
         // A site that starts behind shows nothing in a repository that was there, before it has caught up.
         let behind = if view.ready { 0 } else { PUSH_MAX * records };
         let max = if *idle > IDLE_TICKS { most } else { partitions * partition_max(limits, self.widest) + behind };
+        let bytes = partitions * limits.packs_held;
+        if view.pack_bytes > bytes {
+            let what = format!("{site} holds {} bytes of packs; {bytes} are allowed", view.pack_bytes);
+            return Some(broken(NAME, what));
+        }
         let what = format!("{site} holds {} entries with {} under way; {max} are allowed", view.held, view.in_flight);
         (view.held > max).then(|| broken(NAME, what))
     }
@@ -140,6 +146,16 @@ mod tests {
     }
 
     #[test]
+    fn more_bytes_of_packs_than_are_allowed_are_found() {
+        for (pack_bytes, found) in [(100, 0), (101, 1)] {
+            let mut world = World::opened(&["ams"]);
+            world.seen.limits.packs_held = 100;
+            world.seen.sites.values_mut().for_each(|view| view.pack_bytes = pack_bytes);
+            assert_eq!(run(&mut MemoryBounded::default(), &world, &[Event::Tick]).len(), found);
+        }
+    }
+
+    #[test]
     fn more_pushes_that_wait_than_are_allowed_are_found() {
         for (stopped, found) in [(false, 1), (true, 0)] {
             let mut world = World::opened(&["ams"]);
@@ -151,7 +167,7 @@ mod tests {
             world.seen.pushes.iter_mut().for_each(|push| push.answers = None);
             let (site, daemon) = (SiteId::parse("ams").expect("valid"), world.seen.pushes[0].daemon);
             if stopped {
-                events.insert(0, Event::Stopped { site, daemon, power: false });
+                events.insert(0, Event::Stopped { site, daemon, power: false, itself: false });
             }
             assert_eq!(run(&mut MemoryBounded::default(), &world, &events).len(), found, "{stopped}");
         }

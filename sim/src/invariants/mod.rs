@@ -7,6 +7,7 @@ mod acknowledged_survives;
 mod aggregated_after_all;
 mod aggregated_once;
 mod at_rest;
+mod behind_with_cause;
 mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
@@ -16,21 +17,27 @@ mod lost_log_stops;
 mod memory_bounded;
 mod no_partition_stops;
 mod no_ref_goes_back;
+mod not_given_up_early;
 mod nothing_left_behind;
 mod nothing_left_open;
 mod nothing_reported_undurable;
 mod ok_as_promised;
 mod one_history_per_ref;
 mod orders_answered_once;
+mod partitions_beat;
+mod prompt_at_rest;
 mod record_closed;
 mod records_parse;
 mod refs_after_objects;
 mod refused_in_words;
 mod refused_stays_refused;
 mod refused_with_cause;
+mod reports_kept;
 mod shown_when_replicated;
 mod sites_judge_alike;
+mod status_never_ahead;
 mod strangers_only;
+mod strangers_undone;
 
 mod claims;
 mod places;
@@ -70,6 +77,13 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<aggregated_once::AggregatedOnce>::default(),
         Box::<lag_never_understated::LagNeverUnderstated>::default(),
         Box::<memory_bounded::MemoryBounded>::default(),
+        Box::<reports_kept::ReportsKept>::default(),
+        Box::new(status_never_ahead::StatusNeverAhead),
+        Box::<not_given_up_early::NotGivenUpEarly>::default(),
+        Box::<behind_with_cause::BehindWithCause>::default(),
+        Box::<partitions_beat::PartitionsBeat>::default(),
+        Box::new(prompt_at_rest::PromptAtRest),
+        Box::<strangers_undone::StrangersUndone>::default(),
         Box::new(at_rest::AtRest),
     ]
 }

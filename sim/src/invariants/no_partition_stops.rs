@@ -41,7 +41,7 @@ mod tests {
         let site = SiteId::parse("ams").expect("valid");
         let why = "the fold differs".to_string();
         let halted = Event::Halted { site: site.clone(), daemon: 0, partition: Partition(0), why };
-        let stopped = Event::Stopped { site, daemon: 0, power: false };
+        let stopped = Event::Stopped { site, daemon: 0, power: false, itself: false };
         assert_eq!(run(&mut NoPartitionStops, &world, &[Event::Tick, stopped]), []);
         assert_eq!(run(&mut NoPartitionStops, &world, &[halted]).len(), 1);
     }

@@ -180,7 +180,7 @@ mod tests {
             let set = world.show("ams", "a", value(2));
             assert_eq!(run(&mut check, &world, &[set]), []);
             let site = SiteId::parse("ams").expect("valid");
-            let lost = Event::Stopped { site: site.clone(), daemon: 0, power: true };
+            let lost = Event::Stopped { site: site.clone(), daemon: 0, power: true, itself: false };
             let again = world.show("ams", "a", value(shown));
             let ready = Event::Ready { site, daemon: 1 };
             assert_eq!(run(&mut check, &world, &[lost, again, ready]).len(), found);
@@ -194,7 +194,7 @@ mod tests {
             let set = world.show("ams", "a", value(2));
             let Event::RefSet { site, repo, name, from, to, .. } = set.clone() else { unreachable!() };
             let theirs = Event::RefSet { site: site.clone(), repo, name, from: to, to: from, foreign: changed };
-            let lost = Event::Stopped { site: site.clone(), daemon: 0, power: true };
+            let lost = Event::Stopped { site: site.clone(), daemon: 0, power: true, itself: false };
             let events = if changed { vec![set.clone(), theirs, set, lost] } else { vec![set, lost] };
             let mut check = NoRefGoesBack::default();
             assert_eq!(run(&mut check, &world, &events), []);
@@ -232,7 +232,7 @@ mod tests {
             let tip = value(2).expect("a value");
             let asked = asked.into_iter().map(|peer| (tip, SiteId::parse(peer).expect("valid"))).collect();
             world.seen.sites.get_mut(&site).expect("there").asked_in_vain.insert(repo, asked);
-            let lost = Event::Stopped { site: site.clone(), daemon: 0, power: true };
+            let lost = Event::Stopped { site: site.clone(), daemon: 0, power: true, itself: false };
             let again = world.show("ams", "a", value(1));
             let events = [lost, again, world.judged("ams"), Event::Ready { site, daemon: 0 }];
             assert_eq!(run(&mut check, &world, &events).len(), found);

@@ -121,6 +121,12 @@ impl World {
         self.append(self.header(name, epoch, instance, seq), Body::Barrier(Barrier {}), &[])
     }
 
+    pub fn beat(&mut self, name: &str) -> Event {
+        self.seq += 1;
+        let header = self.header(name, 1, self.daemon(name).1.0, 1 + self.seq);
+        self.append(header, Body::Heartbeat(Barrier {}), &[])
+    }
+
     pub fn configure(&mut self, name: &str, visibility: Visibility) -> Event {
         self.seq += 1;
         let header = self.header(name, 1, self.daemon(name).1.0, 1 + self.seq);
@@ -234,20 +240,31 @@ impl World {
     }
 
     pub fn publish(&mut self, offset: u64, updates: &[Update]) -> Event {
+        self.publish_as(offset, updates, |_| {})
+    }
+
+    /// The publication of a record, but for what is `changed` about it. All of a test is in the first hours of 1970.
+    pub fn publish_as(&mut self, offset: u64, updates: &[Update], change: fn(&mut Published)) -> Event {
         let changed = |it: &Update| Changed { name: it.name.clone(), old: it.old, new: it.new };
         let updates = updates.iter().map(changed).collect();
-        let (repo, push, partition, offset) = (demo(), String::new(), P0, Offset(offset));
-        let published = Published {
-            specversion: String::new(),
-            id: String::new(),
-            source: String::new(),
-            kind: String::new(),
-            subject: String::new(),
-            time: String::new(),
-            data: Data { repo, push, site: site("ams"), partition, offset, updates },
+        let (repo, partition, offset) = (demo(), P0, Offset(offset));
+        let decision = self.seen.naive.decision(P0, offset).expect("a record");
+        let header = &decision.record.as_ref().expect("one of ours").header;
+        let (site, minutes) = (header.site.clone(), decision.time_ms / 60_000);
+        let (seconds, ms) = (decision.time_ms / 1_000 % 60, decision.time_ms % 1_000);
+        let push = format!("{site}-{}-{}", header.epoch, header.seq);
+        let mut published = Published {
+            specversion: "1.0".to_string(),
+            id: format!("{partition}-{offset}"),
+            source: format!("/refrain/{site}"),
+            kind: "refrain.push".to_string(),
+            subject: repo.as_str().to_string(),
+            time: format!("1970-01-01T{:02}:{:02}:{seconds:02}.{ms:03}Z", minutes / 60, minutes % 60),
+            data: Data { repo, push, site, partition, offset, updates },
             next: Offset(0),
             done: Vec::new(),
         };
+        change(&mut published);
         let at = Offset(self.seen.published.len() as u64);
         let entry = Entry { offset: at, time_ms: self.now_ms, value: published.encode().into(), by: None };
         self.seen.published.push(entry);

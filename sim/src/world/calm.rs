@@ -141,6 +141,7 @@ impl World {
                 }
             }
             self.calm.checks[host] = self.check_push(host);
+            self.observed.checks.extend(self.calm.checks[host]);
         }
     }
 
@@ -205,7 +206,20 @@ impl World {
         }
     }
 
+    /// For how long nothing has been wrong with each site.
+    fn count_undisturbed(&mut self) {
+        let now = self.now();
+        let log_is_well = self.faults.log_down_until <= now && self.faults.unknown_rate == 0;
+        for (at, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.shadow) {
+            let free = host.disk.extras.values().all(|extra| extra.locked_until <= now && extra.stale_locks.is_empty());
+            let well = host.paused_until <= now && host.slow == 1 && host.full == 0 && free && self.net.is_well(at);
+            let view = self.observed.sites.get_mut(&host.site).expect("known");
+            view.undisturbed = if log_is_well && well && view.up && view.ready { view.undisturbed + 1 } else { 0 };
+        }
+    }
+
     fn refresh_views(&mut self) {
+        self.count_undisturbed();
         // Many numbers: while faults go on, every few seconds will do.
         let asked = self.calm.since.is_some() || (self.now() / SECOND).is_multiple_of(LAG_SECONDS);
         for host in &self.hosts {
@@ -217,9 +231,15 @@ impl World {
             }
             let view = self.observed.sites.get_mut(&host.site).expect("known");
             view.held = core.held();
+            view.pack_bytes = core.pack_bytes();
             view.in_flight = core.in_flight();
             view.lag.clear();
+            (view.progress, view.stored) = Default::default();
             if asked {
+                let journal = &host.disk.journal;
+                let (open, folded) = (journal.first_open(), journal.positions());
+                view.stored = open.into_iter().map(|(at, open)| (at, (open, folded[&at]))).collect();
+                view.progress = core.partitions().map(|it| (it.partition, (it.applied, it.folded))).collect();
                 let sites =
                     self.plan.sites.iter().map(|name| SiteId::parse(name).expect("a plan's site names are good"));
                 view.lag = sites.map(|site| (site.clone(), core.lag(&site))).collect();

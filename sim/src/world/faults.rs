@@ -202,7 +202,9 @@ impl World {
             let view = self.observed.sites.get_mut(&site).expect("known");
             view.up = false;
             view.ready = false;
-            self.emit(&Event::Stopped { site, daemon, power: death == Death::Power });
+            view.undisturbed = 0;
+            let (power, itself) = (death == Death::Power, death == Death::Exited);
+            self.emit(&Event::Stopped { site, daemon, power, itself });
         }
         let wait = match death {
             Death::Exited => self.disk_rng.range(2, 8) * SECOND,

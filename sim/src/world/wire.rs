@@ -38,14 +38,14 @@ impl World {
                     }
                 }
             }
-            LogEffect::Append { op, topic, value, expect, .. } => {
+            LogEffect::Append { op, topic, key, value, expect } => {
                 let parsed = log::parse(topic, &value);
                 self.learn_pair(daemon, &parsed);
                 if let Value::Published(Some(published)) = &parsed {
                     let (partition, offset) = (published.data.partition, published.data.offset);
                     self.emit(&Event::Publishing { daemon, partition, offset });
                 }
-                let append = Append { daemon, op, topic, value, parsed, expect, answered: true };
+                let append = Append { daemon, op, topic, key, value, parsed, expect, answered: true };
                 match self.net.send(host, End::Log) {
                     Passage::Lost => self.unknown(daemon, op, APPEND_TIMEOUT),
                     Passage::Arrives(after, again) => {
@@ -150,7 +150,8 @@ impl World {
             let value: Arc<[u8]> = Arc::from(value);
             let parsed = log::parse(topic, &value);
             let daemon = log::STRANGER;
-            let append = Append { daemon, op: Op(0), topic, value, parsed, expect: None, answered: false };
+            let append =
+                Append { daemon, op: Op(0), topic, key: String::new(), value, parsed, expect: None, answered: false };
             let after = self.log_rng.below(SECOND);
             self.queue.after(after, Happening::Land(Box::new(append)));
         }
@@ -284,6 +285,7 @@ impl World {
                 if let Some(view) = self.observed.sites.get_mut(&site) {
                     view.journal = journal;
                 }
+                self.observed.report_keys.insert(site.clone(), append.key.clone());
                 self.emit(&Event::Reported { site, report: Arc::clone(report) });
             }
         }
