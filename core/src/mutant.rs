@@ -123,12 +123,6 @@ mutants! {
     BasesForgotten = "bases-forgotten",
     /// A staged update is shown without waiting for the other sites.
     FlipWithoutProgress = "flip-without-progress",
-    /// A report that had to leave exceptions out counts as all that its site had folded.
-    ShortReportBelieved = "short-report-believed",
-    /// What is put back and cannot be set at once takes its objects from the record whose offset it borrowed.
-    BorrowedRecordRead = "borrowed-record-read",
-    /// Git is asked at once for two refs of which one is the other's directory.
-    CollisionsAsked = "collisions-asked",
     /// A ref that somebody changed behind the daemon stays as it is.
     ForeignKept = "foreign-kept",
     /// A ref that a push moved while Git was compared with the tables is taken for one that somebody changed.

@@ -1,5 +1,6 @@
-//! A simulated journal: transactions are atomic, and durable when they are answered. What is read back went through the
-//! bytes that production writes, and must be what was given: a field that those leave out is lost by a restart.
+//! A simulated journal: transactions are atomic, and durable when they are answered. What a start finds went through the
+//! bytes that production writes, and must be what was given: a field that those leave out is lost by a restart. While a
+//! daemon runs its reads are spared that, which would cost a fifth of a sweep's time.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -87,6 +88,9 @@ impl Journal {
 
     /// What a daemon finds at its start.
     pub fn restored(&self) -> Restored {
+        for entry in self.tables.values().flat_map(BTreeMap::values) {
+            read_back(entry);
+        }
         Restored {
             session: read_back(&self.session),
             controls: self.controls.values().map(read_back).collect(),
@@ -99,7 +103,7 @@ impl Journal {
         let table = self.tables.get(&partition);
         keys.into_iter()
             .map(|key| {
-                let entry = table.and_then(|table| table.get(&key)).map(read_back);
+                let entry = table.and_then(|table| table.get(&key)).cloned();
                 (key, entry)
             })
             .collect()
@@ -108,7 +112,7 @@ impl Journal {
     /// A range of the tables.
     pub fn rows(&self, rows: Rows, max: usize) -> Vec<(Partition, TableKey, TableEntry)> {
         let row =
-            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), read_back(entry));
+            |partition: Partition, (key, entry): (&TableKey, &TableEntry)| (partition, key.clone(), entry.clone());
         match rows {
             Rows::Repos { after } => {
                 let from = after.as_ref().map_or(Partition(0), |(partition, _)| *partition);

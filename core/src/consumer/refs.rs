@@ -33,9 +33,7 @@ impl Consumer {
                 edits.push((edit, *offset));
             }
         }
-        if !self.mutants.on(Mutant::CollisionsAsked) {
-            drop_collisions(&mut edits);
-        }
+        drop_collisions(&mut edits);
         let release = self.releasable(entry, &edits);
         if edits.is_empty() && release.is_empty() {
             return;
@@ -119,13 +117,7 @@ impl Consumer {
         }
         (pending.keep, pending.state) = (true, State::Waiting);
         // The offset of what is put back names another's record, which has nothing for it.
-        let source = if pending.is_record() {
-            Source::Here(None)
-        } else if self.mutants.on(Mutant::BorrowedRecordRead) {
-            Source::Log
-        } else {
-            Source::Inline(Arc::from([]))
-        };
+        let source = if pending.is_record() { Source::Here(None) } else { Source::Inline(Arc::from([])) };
         self.set_source(offset, source);
     }
 

@@ -8,8 +8,7 @@ use super::Part;
 use crate::audit::Watch;
 use crate::config::KEYS_AHEAD;
 use crate::ids::Offset;
-use crate::mutant::Mutant;
-use crate::progress::{Mark, Report};
+use crate::progress::Report;
 use crate::table::TableKey;
 
 impl Part {
@@ -55,8 +54,7 @@ impl Part {
     /// leave exceptions out ends before that, and names no digest of the fold.
     pub(crate) fn had_folded(&self, report: &Report) -> bool {
         let said = report.partitions.get(&self.partition);
-        let whole = |mark: &Mark| mark.digest.is_some() || self.config.mutants.on(Mutant::ShortReportBelieved);
-        said.is_none_or(|mark| whole(mark) && mark.next <= self.started_at)
+        said.is_none_or(|mark| mark.digest.is_some() && mark.next <= self.started_at)
     }
 
     pub(crate) fn held(&self) -> usize {
