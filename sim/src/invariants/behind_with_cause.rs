@@ -69,6 +69,10 @@ impl BehindWithCause {
         if names.is_empty() || seen.shadows.contains(&push.daemon) {
             return None;
         }
+        // What was taken of the same push kept the answer back; by now the cause may have gone.
+        if !answers.iter().all(is_behind) {
+            return None;
+        }
         // What a former start reported may be looked at again.
         let (.., instance) = seen.daemons.get(&push.daemon)?;
         let report = seen.reports.get(&push.site).filter(|report| report.instance == *instance)?;

@@ -53,11 +53,11 @@ impl StrangersUndone {
     fn tick(&mut self, seen: &Observed) -> Option<Violation> {
         self.ticks += 1;
         let ticks = self.ticks;
-        // Of a site that is disturbed the time begins anew.
-        for ((site, repo, _), (_, since)) in &mut self.foreign {
+        // Of a site that is disturbed the time begins anew, and of a ref with an update that waits to be shown.
+        for ((site, repo, name), (_, since)) in &mut self.foreign {
             let settled =
                 seen.sites.get(site).is_some_and(|view| view.undisturbed > 0 && view.repos.contains_key(repo));
-            if !settled {
+            if !settled || is_open(seen, site, repo, name) {
                 *since = ticks;
             }
         }
@@ -70,6 +70,14 @@ impl StrangersUndone {
         let what = format!("{site} still shows {repo} {name} as somebody set it {UNDONE_TICKS} s ago");
         (shown == theirs && shown != should).then(|| broken(NAME, what))
     }
+}
+
+/// Whether the site has not reported all updates of the ref as applied: what it has still to set there goes first.
+fn is_open(seen: &Observed, site: &SiteId, repo: &RepoName, name: &RefName) -> bool {
+    let history = seen.naive.history(repo, name);
+    let report = seen.reports.get(site);
+    let mark = report.and_then(|report| report.partitions.get(&seen.naive.home(repo)?));
+    history.iter().any(|(offset, _)| mark.is_none_or(|mark| !mark.applied(*offset)))
 }
 
 #[cfg(test)]
