@@ -123,6 +123,8 @@ mutants! {
     BasesForgotten = "bases-forgotten",
     /// A staged update is shown without waiting for the other sites.
     FlipWithoutProgress = "flip-without-progress",
+    /// A site is ready while it is only joining.
+    JoinerServes = "joiner-serves",
     /// A ref that somebody changed behind the daemon stays as it is.
     ForeignKept = "foreign-kept",
     /// A ref that a push moved while Git was compared with the tables is taken for one that somebody changed.

@@ -4,6 +4,7 @@
 //! offset order, each once. A log that was truncated, re-created or cut off below the position is a detected state: the
 //! partition stops and says so; nothing jumps.
 
+mod goal;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -73,8 +74,8 @@ pub(crate) struct Part {
     leader: Option<u64>,
     /// The position has reached the end since the start.
     pub caught_up: bool,
-    /// The log's end when the position first reached it: this far a site must be before readers come.
-    start_end: Offset,
+    /// The log's end when the position first reached it, or as it was read later.
+    goal: goal::Goal,
     /// Why nothing goes on here.
     pub stopped: Option<String>,
     retry: Option<Instant>,
@@ -125,7 +126,7 @@ impl Part {
             recognised: false,
             leader: None,
             caught_up: false,
-            start_end: Offset(0),
+            goal: goal::Goal::default(),
             stopped: None,
             retry: None,
             moved: None,
@@ -296,7 +297,7 @@ impl Part {
         }
         if self.position >= self.end && !self.caught_up {
             self.caught_up = true;
-            self.start_end = self.position;
+            self.goal.end = self.position;
         }
         if self.caught_up {
             self.consumer.open(now, out);
@@ -420,7 +421,8 @@ impl Part {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.retry, self.consumer.poll_timeout(), self.producer.poll_timeout()].into_iter().flatten().min()
+        let own = [self.retry, self.goal.due(), self.consumer.poll_timeout(), self.producer.poll_timeout()];
+        own.into_iter().flatten().min()
     }
 
     pub(crate) fn wake(&mut self, now: Now, out: &mut Out, voice: &mut Voice) {
@@ -430,6 +432,7 @@ impl Part {
                 self.recognise(out);
             }
         }
+        self.look_again(now, out);
         self.consumer.wake(now, out);
         self.producer.wake(now, out, voice);
         self.read(out);
@@ -449,11 +452,6 @@ impl Part {
     /// and a log whose last offset is a gap is still caught up.
     pub(crate) fn folded_to(&self) -> Offset {
         self.queue.front().map_or(self.position, |next| next.offset)
-    }
-
-    /// Git shows all that the log held when this daemon started, but for what cannot be had.
-    pub(crate) fn serves(&self) -> bool {
-        self.caught_up && !self.consumer.has_open_before(self.start_end)
     }
 
     pub(crate) fn in_flight(&self) -> usize {

@@ -374,6 +374,8 @@ pub(crate) enum Owner {
     ReadRecords(Partition),
     /// A look at where a partition ends.
     Probe(Partition),
+    /// A look at a partition's end, by a site that became active while it ran.
+    ReadEnd(Partition),
     /// The last folded record, to recognise the log by.
     Recognise(Partition),
     ReadPack(Partition, RepoName, Offset),

@@ -50,6 +50,8 @@ pub(crate) struct Session {
     digest_key: Digest,
     pub over: bool,
     ready: bool,
+    /// The site was not active when this daemon looked: it is to be as far as the log was when it became so.
+    joins: bool,
 }
 
 impl Session {
@@ -67,6 +69,7 @@ impl Session {
             digest_key: Digest(rng.bits128()),
             over: false,
             ready: false,
+            joins: false,
             config,
         };
         if let (true, Some((epoch, instance))) = (session.config.mutants.on(Mutant::CopiedInstance), before.counted) {
@@ -92,6 +95,8 @@ impl Session {
 
     /// Does what can be done now towards speaking, and notices the end of it.
     pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: Option<&Peers>) {
+        let belongs = self.belongs(&parts[0]);
+        self.joins |= !belongs && !self.ready && parts[0].fold.control().opened.is_some();
         if self.over || self.watch_fence(out, parts) || self.differs(out, parts) || !self.is_stored {
             return;
         }
@@ -118,10 +123,32 @@ impl Session {
             }
         }
         self.try_on(now, out, parts, peers);
-        if !self.ready && parts.iter().all(|part| part.producer.in_force && part.serves()) {
+        self.get_ready(out, parts, belongs);
+    }
+
+    /// Readers may come when Git shows what the log held at the start, and not while the site is only joining: then what
+    /// the log held when it became active counts, since those who pushed before waited for the others alone.
+    fn get_ready(&mut self, out: &mut Out, parts: &mut [Part], belongs: bool) {
+        if self.ready || !parts.iter().all(|part| part.producer.in_force) {
+            return;
+        }
+        if self.joins && !self.config.mutants.on(Mutant::JoinerServes) {
+            if belongs {
+                self.joins = false;
+                parts.iter_mut().for_each(|part| part.look_at_end(out));
+            }
+            return;
+        }
+        if parts.iter().all(Part::serves) {
             self.ready = true;
             out.notice(Notice::Ready);
         }
+    }
+
+    /// Partition 0 has the site as one that the others wait for, or that goes.
+    fn belongs(&self, first: &Part) -> bool {
+        let state = first.fold.control().members.table.get(&self.config.site);
+        matches!(state, Some(MemberState::Active | MemberState::Draining))
     }
 
     /// Another pair is in force where ours was, or this site was put out.

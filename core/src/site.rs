@@ -272,6 +272,7 @@ impl Site {
                 }
                 Some(Owner::ReadProgress) => self.heard(records, next, end),
                 Some(Owner::ReadPublished) => self.aggregator.published(op, records, next, end),
+                Some(Owner::ReadEnd(partition)) => self.with(partition, |part, _, _| part.end_read(now, Some(end))),
                 Some(Owner::Probe(partition)) => {
                     self.with(partition, |part, _, _| part.end = part.end.max(end));
                     self.aggregator.probed();
@@ -299,6 +300,7 @@ impl Site {
                     self.progress_retry = Some(now.at + crate::config::RETRY_AFTER);
                 }
                 Some(Owner::ReadPublished) => self.aggregator.again(now, false),
+                Some(Owner::ReadEnd(partition)) => self.with(partition, |part, _, _| part.end_read(now, None)),
                 Some(Owner::Probe(_)) => self.aggregator.probe_failed(now),
                 _ => {}
             },

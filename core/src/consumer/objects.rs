@@ -292,6 +292,8 @@ impl Consumer {
         pending.in_vain |= in_vain;
         pending.asked.extend(fetched.flatten());
         let owed = pending.is_owed();
+        // Told once, when it is known what it lacks: at its first try nobody may have known.
+        let news = missing.filter(|_| owed && !core::mem::replace(&mut pending.told, true));
         pending.after = None;
         let tries = pending.tries + 1;
         let wait = (PARK_AFTER * 2u32.saturating_pow(tries.min(8) - 1)).min(PARK_AFTER_MAX);
@@ -301,7 +303,7 @@ impl Consumer {
             pending.state = State::Ready;
             self.skip(repo, offset);
         }
-        if let Some(missing) = missing.filter(|_| tries == 1 && owed) {
+        if let Some(missing) = news {
             out.notice(Notice::Parked { partition: self.partition, offset, missing });
         }
         if in_vain {

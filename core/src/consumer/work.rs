@@ -39,6 +39,8 @@ pub(super) struct Pending {
     pub fetched: Option<Option<SiteId>>,
     /// How often it was parked.
     pub tries: u32,
+    /// It was told that it is parked.
+    pub told: bool,
     /// It was parked because nobody gave its objects.
     pub in_vain: bool,
     /// Sites that had not its objects, or could not be asked.
@@ -92,6 +94,7 @@ impl Pending {
             overtaken: false,
             fetched: None,
             tries: 0,
+            told: false,
             in_vain: false,
             asked: BTreeSet::new(),
             spooled: (0, 0),

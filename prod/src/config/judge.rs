@@ -30,6 +30,9 @@ pub(super) fn judge(file: &File) -> Result<()> {
     if file.site.is_empty() {
         bail!("no [[site]] is configured");
     }
+    if file.site.len() > refrain_core::record::MEMBERS_MAX {
+        bail!("{} [[site]] are configured, the log has room for 256", file.site.len());
+    }
     for site in &file.site {
         SiteId::parse(&site.name).map_err(|why| anyhow::anyhow!("site {:?}: {why}", site.name))?;
         reachable(site)?;

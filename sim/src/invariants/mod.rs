@@ -11,6 +11,7 @@ mod behind_with_cause;
 mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
+mod joiner_not_ready;
 mod known;
 mod lag_never_understated;
 mod lost_log_stops;
@@ -83,6 +84,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<behind_with_cause::BehindWithCause>::default(),
         Box::<partitions_beat::PartitionsBeat>::default(),
         Box::new(prompt_at_rest::PromptAtRest),
+        Box::<joiner_not_ready::JoinerNotReady>::default(),
         Box::<strangers_undone::StrangersUndone>::default(),
         Box::new(at_rest::AtRest),
     ]

@@ -1,5 +1,6 @@
 //! A small hand-made world for the tests of the invariants: one partition, one repository `demo`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use refrain_core::aggregator::{Changed, Data, Published};
@@ -9,8 +10,8 @@ use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::{Answer, Wish};
 use refrain_core::progress::{Mark, Report};
 use refrain_core::record::{
-    Barrier, Body, Have, Header, LogOpened, Push, RULES, Record, RepoConfigured, RepoCreated, SiteStarted, Update,
-    Visibility,
+    Barrier, Body, Have, Header, LogOpened, MemberState, MemberTable, Push, RULES, Record, RepoConfigured, RepoCreated,
+    SiteChanged, SiteStarted, Update, Visibility,
 };
 
 use crate::observed::{ClientPush, Entry, Event, Invariant, Object, Observed, Violation};
@@ -133,6 +134,18 @@ impl World {
         let header = Header { repo: Some(demo()), incarnation: Some(self.incarnation), ..header };
         let wish = RepoConfigured { visibility: Some(visibility), ..RepoConfigured::default() };
         self.append(header, Body::RepoConfigured(wish), &[])
+    }
+
+    /// `by` changes what `name` is, under the next version.
+    pub fn member(&mut self, by: &str, name: &str, state: MemberState) -> Event {
+        self.seq += 1;
+        let header = self.header(by, 1, self.daemon(by).1.0, 1 + self.seq);
+        let now = self.seen.naive.partitions.get(&P0).expect("it is open");
+        let mut members: MemberTable = now.members.clone().into_iter().collect();
+        members.insert(site(name), state);
+        let (version, author, reason) = (now.evictions().0 + 1, String::from("eve"), String::from("test"));
+        let change = SiteChanged { version, members, ended: BTreeMap::new(), author, reason };
+        self.append(header, Body::SiteChanged(change), &[])
     }
 
     fn daemon(&self, name: &str) -> (u64, Instance) {

@@ -219,3 +219,24 @@ fn a_record_that_the_log_does_not_hold_any_more_is_asked_of_other_sites() {
         assert_eq!(fetches(&out.take()), asked);
     }
 }
+
+#[test]
+fn who_is_parked_is_told_once_when_it_is_known_what_is_missing() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let told = |out: &mut Out| {
+        let parked = |it: &Effect| matches!(it, Effect::Client(crate::port::ClientEffect::Notice(notice)) if matches!(notice, crate::port::Notice::Parked { .. }));
+        out.take().iter().filter(|effect| parked(effect)).count()
+    };
+    let mut consumer = consumer(vec![(Offset(10), push("refs/heads/a", None, oid(1), vec![]))]);
+    consumer.open(now, &mut out);
+    consumer.pack_read(now, &mut out, &repo, Offset(10), PackRead::Failed);
+    assert_eq!(told(&mut out), 0);
+    for (minutes, count) in [(1, 1), (60, 0)] {
+        consumer.wake(at(minutes * 60_000), &mut out);
+        consumer.pack_read(at(minutes * 60_000), &mut out, &repo, Offset(10), PackRead::Gone);
+        consumer.fetched(at(minutes * 60_000), &mut out, &repo, Offset(10), true);
+        let missing = crate::port::Received::Missing(oid(1));
+        consumer.received(at(minutes * 60_000), &mut out, &repo, Offset(10), missing);
+        assert_eq!(told(&mut out), count, "{minutes}");
+    }
+}

@@ -138,3 +138,53 @@ fn a_fold_stops_reading_while_the_journal_hangs_and_goes_on_with_it() {
     world.pass(&mut site, Duration::from_secs(3));
     assert!(site.parts[0].fold.control().next >= end);
 }
+
+/// sfo says what ams is.
+fn member(state: MemberState, version: u64, seq: u64) -> Arc<[u8]> {
+    let [ams, sfo] = ["ams", "sfo"].map(|name| SiteId::parse(name).expect("valid"));
+    let members = [(ams, state), (sfo.clone(), MemberState::Active)].into();
+    let (author, reason, ended) = ("eve".to_string(), "test".to_string(), BTreeMap::new());
+    let body = Body::SiteChanged(crate::record::SiteChanged { version, members, ended, author, reason });
+    let mut record = decode(&super::others::foreign(1, 9, seq, body)).record.expect("good");
+    record.header.site = sfo;
+    Arc::from(record.encode().expect("short"))
+}
+
+#[test]
+fn a_site_that_joins_is_ready_when_it_is_active_and_shows_what_the_log_held_by_then() {
+    let mut world = World::new();
+    world.tune = |config| config.first_members.push(SiteId::parse("sfo").expect("valid"));
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    assert!(world.ready);
+    drop(site);
+    (world.ready, world.waiting) = (false, vec![]);
+    let mut start = decode(&super::others::foreign(1, 9, 0, super::others::started())).record.expect("good");
+    start.header.site = SiteId::parse("sfo").expect("valid");
+    let version = 0;
+    let said = [
+        Arc::from(start.encode().expect("short")),
+        member(MemberState::Evicted, version + 1, 1),
+        member(MemberState::Joining, version + 2, 2),
+    ];
+    world.log.get_mut(&Topic::PushData(Partition(0))).expect("it is open").extend(said);
+    let mut site = world.start(2);
+    world.pass(&mut site, Duration::from_secs(5));
+    assert!(site.parts[0].producer.in_force && !world.ready, "it joins");
+    let active = member(MemberState::Active, version + 3, 3);
+    world.log.get_mut(&Topic::PushData(Partition(0))).expect("it is open").push(active);
+    let goal = site.parts[0].goal_end();
+    world.run(&mut site, vec![]);
+    world.pass(&mut site, Duration::from_millis(100));
+    assert!(world.ready && site.parts[0].goal_end() > goal);
+}
+
+#[test]
+fn an_end_that_could_not_be_read_is_asked_for_again() {
+    let (mut world, mut site) = ready();
+    site.parts[0].look_at_end(&mut site.out);
+    site.parts[0].end_read(world.now, None);
+    assert!(!site.parts[0].serves());
+    world.pass(&mut site, Duration::from_secs(1));
+    assert!(site.parts[0].serves());
+}
