@@ -126,8 +126,8 @@ impl Session {
         self.get_ready(out, parts, belongs);
     }
 
-    /// Readers may come when Git shows what the log held at the start, and not while the site is only joining: then what
-    /// the log held when it became active counts, since those who pushed before waited for the others alone.
+    /// Readers may come when Git shows what the log held at the start, and not while the site is only joining: then
+    /// what the log held when it became active counts, since those who pushed before waited for the others alone.
     fn get_ready(&mut self, out: &mut Out, parts: &mut [Part], belongs: bool) {
         if self.ready || !parts.iter().all(|part| part.producer.in_force) {
             return;

@@ -1,6 +1,6 @@
-//! A simulated journal: transactions are atomic, and durable when they are answered. What a start finds went through the
-//! bytes that production writes, and must be what was given: a field that those leave out is lost by a restart. While a
-//! daemon runs its reads are spared that, which would cost a fifth of a sweep's time.
+//! A simulated journal: transactions are atomic, and durable when they are answered. What a start finds went through
+//! the bytes that production writes, and must be what was given: a field that those leave out is lost by a restart.
+//! While a daemon runs its reads are spared that, which would cost a fifth of a sweep's time.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -83,8 +83,8 @@ impl Consumer {
         self.ask_receive(out, repo, offset, pack.filter(|pack| !pack.is_empty()).map(PackSource::Inline));
     }
 
-    /// The push to `repo` that an answer is about, unless it is done with: the offset may by then be used by what is put
-    /// back elsewhere.
+    /// The push to `repo` that an answer is about, unless it is done with: the offset may by then be used by what is
+    /// put back elsewhere.
     pub(super) fn asked(&mut self, repo: &RepoName, offset: Offset) -> Option<&mut Pending> {
         self.pending.get_mut(&offset).filter(|it| it.push().is_some_and(|push| push.repo == *repo))
     }

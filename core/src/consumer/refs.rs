@@ -161,8 +161,8 @@ impl Consumer {
     }
 }
 
-/// Of two refs that cannot be beside each other the one accepted last is set: the other was deleted between the two, and
-/// only that is not to be shown yet.
+/// Of two refs that cannot be beside each other the one accepted last is set: the other was deleted between the two,
+/// and only that is not to be shown yet.
 fn drop_collisions(edits: &mut Vec<(Edit, Offset)>) {
     let there = edits.iter().filter(|(edit, _)| edit.new.is_some());
     let there: BTreeMap<&str, Offset> = there.map(|(edit, offset)| (edit.name.as_str(), *offset)).collect();

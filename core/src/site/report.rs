@@ -71,8 +71,8 @@ impl Site {
         }
     }
 
-    /// Whether a report is of the instance in force, as far as this site knows: what a former one folded, whose site may
-    /// have been put out for it, stops nobody. Each says it again with its next report.
+    /// Whether a report is of the instance in force, as far as this site knows: what a former one folded, whose site
+    /// may have been put out for it, stops nobody. Each says it again with its next report.
     fn speaks(&self, report: &Report) -> bool {
         self.parts[0].caught_up && self.in_force().is_some_and(|control| control.in_force(report))
     }

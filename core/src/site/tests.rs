@@ -16,10 +16,10 @@ use crate::ids::{Oid, PushId};
 use crate::journal::Session as Stored;
 use crate::names::{RefName, SiteId};
 use crate::port::{
-    Ensured, GitEffect, JournalEffect, LogEffect, Notice, Order, PackSource, Prepared, Received, RefSet, Spool, Topic,
-    Wish,
+    Ensured, GitEffect, JournalEffect, LogEffect, LogInput, Notice, Order, PackSource, Prepared, Read, Received,
+    RefSet, Spool, Topic, Value, Wish,
 };
-use crate::record::{Body, Chunk, Visibility, decode};
+use crate::record::{Body, Chunk, Record, Visibility, decode};
 use crate::table::{TableEntry, TableKey};
 
 /// What becomes of the next append.

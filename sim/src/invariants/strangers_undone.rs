@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::progress::Mark;
 
 use super::broken;
 use crate::observed::{Event, Invariant, Observed, Violation};
@@ -14,6 +15,9 @@ const NAME: &str = "strangers-undone";
 
 /// Git is compared every 6 s; a page for each repository and the work come on top.
 const UNDONE_TICKS: u64 = 20;
+
+/// With room for so many pushes none of these runs fills it.
+const ROOM: usize = 64;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -72,12 +76,14 @@ impl StrangersUndone {
     }
 }
 
-/// Whether the site has not reported all updates of the ref as applied: what it has still to set there goes first.
+/// Whether the site has not reported all updates of the ref as applied: what it has still to set there goes first. And
+/// where accepted pushes take up what little room there is, a stranger's change waits for them.
 fn is_open(seen: &Observed, site: &SiteId, repo: &RepoName, name: &RefName) -> bool {
     let history = seen.naive.history(repo, name);
     let report = seen.reports.get(site);
     let mark = report.and_then(|report| report.partitions.get(&seen.naive.home(repo)?));
-    history.iter().any(|(offset, _)| mark.is_none_or(|mark| !mark.applied(*offset)))
+    let crowded = |mark: &Mark| seen.limits.unproved < ROOM && !mark.except.is_empty();
+    history.iter().any(|(offset, _)| mark.is_none_or(|mark| !mark.applied(*offset))) || mark.is_some_and(crowded)
 }
 
 #[cfg(test)]

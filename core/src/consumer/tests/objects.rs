@@ -224,7 +224,8 @@ fn a_record_that_the_log_does_not_hold_any_more_is_asked_of_other_sites() {
 fn who_is_parked_is_told_once_when_it_is_known_what_is_missing() {
     let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
     let told = |out: &mut Out| {
-        let parked = |it: &Effect| matches!(it, Effect::Client(crate::port::ClientEffect::Notice(notice)) if matches!(notice, crate::port::Notice::Parked { .. }));
+        use crate::port::{ClientEffect, Notice};
+        let parked = |it: &Effect| matches!(it, Effect::Client(ClientEffect::Notice(Notice::Parked { .. })));
         out.take().iter().filter(|effect| parked(effect)).count()
     };
     let mut consumer = consumer(vec![(Offset(10), push("refs/heads/a", None, oid(1), vec![]))]);
