@@ -16,9 +16,6 @@ const NAME: &str = "strangers-undone";
 /// Git is compared every 6 s; a page for each repository and the work come on top.
 const UNDONE_TICKS: u64 = 20;
 
-/// With room for so many pushes none of these runs fills it.
-const ROOM: usize = 64;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct StrangersUndone {
@@ -57,7 +54,7 @@ impl StrangersUndone {
     fn tick(&mut self, seen: &Observed) -> Option<Violation> {
         self.ticks += 1;
         let ticks = self.ticks;
-        // Of a site that is disturbed the time begins anew, and of a ref with an update that waits to be shown.
+        // Of a site that is disturbed, or has pushes to show, the time begins anew.
         for ((site, repo, name), (_, since)) in &mut self.foreign {
             let settled =
                 seen.sites.get(site).is_some_and(|view| view.undisturbed > 0 && view.repos.contains_key(repo));
@@ -76,14 +73,14 @@ impl StrangersUndone {
     }
 }
 
-/// Whether the site has not reported all updates of the ref as applied: what it has still to set there goes first. And
-/// where accepted pushes take up what little room there is, a stranger's change waits for them.
+/// Whether the site has something to apply in the ref's partition: accepted pushes go first, and may take up all room and
+/// all offsets that what is put back could borrow.
 fn is_open(seen: &Observed, site: &SiteId, repo: &RepoName, name: &RefName) -> bool {
     let history = seen.naive.history(repo, name);
     let report = seen.reports.get(site);
     let mark = report.and_then(|report| report.partitions.get(&seen.naive.home(repo)?));
-    let crowded = |mark: &Mark| seen.limits.unproved < ROOM && !mark.except.is_empty();
-    history.iter().any(|(offset, _)| mark.is_none_or(|mark| !mark.applied(*offset))) || mark.is_some_and(crowded)
+    let open = |mark: &Mark| !mark.except.is_empty() || history.iter().any(|(offset, _)| !mark.applied(*offset));
+    mark.is_none_or(open)
 }
 
 #[cfg(test)]
@@ -93,8 +90,10 @@ mod tests {
 
     #[test]
     fn what_nobody_undoes_is_found_at_an_undisturbed_site() {
-        for (undisturbed, undone, found) in [(1, false, 1), (0, false, 0), (1, true, 0)] {
+        let cases = [(1, false, &[][..], 1), (0, false, &[], 0), (1, true, &[], 0), (1, false, &[2], 0)];
+        for (undisturbed, undone, open, found) in cases {
             let mut world = World::opened(&["ams"]);
+            world.report("ams", world.end(), open);
             world.seen.sites.values_mut().for_each(|view| view.undisturbed = undisturbed);
             let Event::RefSet { site, repo, name, from, to, .. } = world.show("ams", "a", value(1)) else { return };
             let mut events = vec![Event::RefSet { site, repo, name, from, to, foreign: true }];
