@@ -162,7 +162,7 @@ impl Site {
         let parts = self.parts.iter().filter_map(Part::poll_timeout);
         let own = [
             self.session.poll_timeout(&self.parts),
-            self.aggregator.poll_timeout(),
+            self.aggregator.poll_timeout().filter(|_| self.is_heard()),
             self.progress_retry,
             self.round_timeout(),
             self.report_timeout(),

@@ -175,14 +175,17 @@ impl OkAsPromised {
 }
 
 /// Whether an answer may come before what `ack` asks for: the push waited as long as it may; or it was split, and its
-/// rest could not go on; or its daemon is fenced (it answers what it can before it stops): somewhere its pair is not in
+/// rest could not go on, because the site could not or the repository ended meanwhile; or its daemon is fenced (it answers what it can before it stops): somewhere its pair is not in
 /// force any more.
 fn may_be_early(seen: &Observed, push: &ClientPush) -> bool {
     let waited = push.told_ms.unwrap_or_default().saturating_sub(push.sent_ms) >= WAITS_MS;
     let pair = seen.daemons.get(&push.daemon).map(|(_, epoch, instance)| (*epoch, *instance));
     let fenced = seen.naive.partitions.values().any(|state| state.in_force(&push.site) != pair);
     let names: usize = push.updates.iter().map(|wish| wish.name.len()).sum();
-    let stuck = |answer: &Answer| matches!(answer, Answer::No(why) if why.starts_with("unavailable:"));
+    let stuck = |answer: &Answer| match answer {
+        Answer::No(why) => why.starts_with("unavailable:") || why.contains("no such repository"),
+        Answer::Ok => false,
+    };
     // Below that a record holds it whole, whatever else is in it.
     let cut_short = names > HEADER_BYTES_MAX / 3 && push.answers.iter().flatten().any(stuck);
     waited || fenced || cut_short

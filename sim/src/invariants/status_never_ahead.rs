@@ -23,10 +23,6 @@ impl Invariant for StatusNeverAhead {
         "status says of no partition that it is applied or folded further than the site's journal has it"
     }
 
-    fn presumes_log(&self) -> bool {
-        false
-    }
-
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         if !matches!(event, Event::Tick | Event::AtRest) {
             return Vec::new();

@@ -73,8 +73,8 @@ impl StrangersUndone {
     }
 }
 
-/// Whether the site has something to apply in the ref's partition: accepted pushes go first, and may take up all room and
-/// all offsets that what is put back could borrow.
+/// Whether the site has something to apply in the ref's partition: accepted pushes go first, and may take up all room
+/// and all offsets that what is put back could borrow.
 fn is_open(seen: &Observed, site: &SiteId, repo: &RepoName, name: &RefName) -> bool {
     let history = seen.naive.history(repo, name);
     let report = seen.reports.get(site);
