@@ -175,8 +175,8 @@ impl OkAsPromised {
 }
 
 /// Whether an answer may come before what `ack` asks for: the push waited as long as it may; or it was split, and its
-/// rest could not go on, because the site could not or the repository ended meanwhile; or its daemon is fenced (it answers what it can before it stops): somewhere its pair is not in
-/// force any more.
+/// rest could not go on, because the site could not or the repository ended meanwhile; or its daemon is fenced (it
+/// answers what it can before it stops): somewhere its pair is not in force any more.
 fn may_be_early(seen: &Observed, push: &ClientPush) -> bool {
     let waited = push.told_ms.unwrap_or_default().saturating_sub(push.sent_ms) >= WAITS_MS;
     let pair = seen.daemons.get(&push.daemon).map(|(_, epoch, instance)| (*epoch, *instance));
