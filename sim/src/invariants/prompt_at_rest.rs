@@ -8,8 +8,8 @@ use crate::observed::{Event, Invariant, Observed, Violation};
 
 const NAME: &str = "prompt-at-rest";
 
-/// Links of 90 ms to the log and back, at the site and, where it waits for the others' reports, at each of them, one after
-/// the other; the slowest of a clean core took 3.7 s.
+/// Links of 90 ms to the log and back, at the site and, where it waits for the others' reports, at each of them, one
+/// after the other; the slowest of a clean core took 3.7 s.
 const PROMPT_MS: u64 = 7_000;
 
 /// A site that reads fewer reports at once takes a link's time for each few, and may be seconds behind with them.
