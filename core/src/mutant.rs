@@ -111,8 +111,6 @@ mutants! {
     CrowdedShowsAll = "crowded-shows-all",
     /// A fold that waits for room, before the log's end, trusts that some push is looked at.
     RoomMadeByNobody = "room-made-by-nobody",
-    /// A parked push whose moment comes while no lane for long packs is free is forgotten.
-    ParkedLosesItsLane = "parked-loses-its-lane",
     /// A push that names a ref twice is appended, though its record is void for everybody.
     NamedTwiceAppended = "named-twice-appended",
     /// Lag is measured by the clock of the site that tells it.
@@ -165,8 +163,6 @@ mutants! {
     StartNotStored = "start-not-stored",
     /// What cannot be set for a while is not held against gc.
     RetriedUnkept = "retried-unkept",
-    /// A ref that is done with leaves the journal before the flush that makes it so.
-    TrimBeforeFlush = "trim-before-flush",
     /// Nothing is appended to resolve an append with unknown outcome.
     NoBarrier = "no-barrier",
     /// An acknowledgement counts what a former start of another site had flushed.

@@ -11,7 +11,6 @@ use super::Consumer;
 use super::work::{Pending, State};
 use crate::ids::Offset;
 use crate::journal::PushWork;
-use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::port::{GitEffect, LogEffect, Now, Out, Owner, PackSource, Read, Spool, Topic, Value};
 use crate::record::ChunkedPack;
@@ -22,9 +21,7 @@ impl Consumer {
         // One that is parked had its moment, and no lane: nothing else wakes it.
         let due = |it: &&Pending| match it.state {
             State::Waiting => it.is_chunked(),
-            State::Parked { until, .. } => {
-                it.is_chunked() && until <= now.at && !self.mutants.on(Mutant::ParkedLosesItsLane)
-            }
+            State::Parked { until, .. } => it.is_chunked() && until <= now.at,
             _ => false,
         };
         let repos = self.pending.values().filter(due).filter_map(|it| it.push()).map(|push| &push.repo);

@@ -58,7 +58,7 @@ impl Consumer {
 
     fn trim(&mut self, round: u64) {
         for (at, offset, name) in core::mem::take(&mut self.trims) {
-            if at > round && !self.mutants.on(Mutant::TrimBeforeFlush) {
+            if at > round {
                 self.trims.push((at, offset, name));
                 continue;
             }
