@@ -244,6 +244,11 @@ impl Producer {
             self.append(now, out, voice, Some(id), &record);
             return;
         }
+        self.arm_barrier(now);
+    }
+
+    /// An append is unknown: a barrier resolves it, if nothing else of ours does.
+    fn arm_barrier(&mut self, now: Now) {
         if self.barrier.is_none() && self.in_force && !self.config.mutants.on(Mutant::NoBarrier) {
             self.barrier = Some(now.at + BARRIER_AFTER);
         }

@@ -58,10 +58,14 @@ impl Control {
     /// Whether a report was written by the instance in force: an old one may have promised what its disk has lost. An
     /// eviction ended the force of whoever spoke before it, re-admitted or not.
     pub fn in_force(&self, report: &Report) -> bool {
-        let ended = self.members.ended.get(&report.site).copied().unwrap_or_default();
-        self.speakers.get(&report.site).is_some_and(|speaker| {
-            speaker.epoch > ended && (speaker.epoch, speaker.instance) == (report.epoch, report.instance)
-        })
+        self.speaks(&report.site, (report.epoch, report.instance))
+    }
+
+    /// Whether this pair is the one in force for the site.
+    pub(crate) fn speaks(&self, site: &SiteId, pair: (Epoch, Instance)) -> bool {
+        let ended = self.members.ended.get(site).copied().unwrap_or_default();
+        let speaker = self.speakers.get(site).filter(|speaker| speaker.epoch > ended);
+        speaker.is_some_and(|speaker| (speaker.epoch, speaker.instance) == pair)
     }
 }
 

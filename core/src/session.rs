@@ -83,10 +83,7 @@ impl Session {
 
     /// Whether this daemon's pair is the one that the partition's fold knows.
     fn speaks_in(&self, part: &Part) -> bool {
-        let ended = part.fold.control().members.ended.get(&self.config.site).copied().unwrap_or_default();
-        self.speaker(part).is_some_and(|speaker| {
-            (speaker.epoch, speaker.instance) == (self.voice.epoch, self.voice.instance) && speaker.epoch > ended
-        })
+        part.fold.control().speaks(&self.config.site, (self.voice.epoch, self.voice.instance))
     }
 
     fn speaker<'a>(&self, part: &'a Part) -> Option<&'a Speaker> {

@@ -164,14 +164,12 @@ impl Consumer {
 /// Of two refs that cannot be beside each other the one accepted last is set: the other was deleted between the two,
 /// and only that is not to be shown yet.
 fn drop_collisions(edits: &mut Vec<(Edit, Offset)>) {
-    let there = edits.iter().filter(|(edit, _)| edit.new.is_some());
-    let there: BTreeMap<&str, Offset> = there.map(|(edit, offset)| (edit.name.as_str(), *offset)).collect();
+    let there = || edits.iter().filter(|(edit, _)| edit.new.is_some()).map(|(edit, offset)| (&edit.name, *offset));
+    let by_name: BTreeMap<&str, (&RefName, Offset)> = there().map(|it| (it.0.as_str(), it)).collect();
     let mut older: BTreeSet<RefName> = BTreeSet::new();
-    for (edit, offset) in edits.iter().filter(|(edit, _)| edit.new.is_some()) {
-        for (dir, of_dir) in edit.name.directories().filter_map(|dir| there.get_key_value(dir)) {
-            let is_dir = |(other, _): &&(Edit, Offset)| of_dir < offset && other.name.as_str() == *dir;
-            let less = edits.iter().find(is_dir).map_or(&edit.name, |(other, _)| &other.name);
-            older.insert(less.clone());
+    for (name, offset) in there() {
+        for (dir, of_dir) in name.directories().filter_map(|dir| by_name.get(dir).copied()) {
+            older.insert(if of_dir < offset { dir } else { name }.clone());
         }
     }
     edits.retain(|(edit, _)| !older.contains(&edit.name));

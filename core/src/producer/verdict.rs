@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 
 use super::ack::Owed;
 use super::{Outcome, Producer, Stage, Want, words};
-use crate::config::BARRIER_AFTER;
 use crate::ids::{Offset, PushId, Seq};
 use crate::mutant::Mutant;
 use crate::port::{Answer, ClientEffect, Now, Out};
@@ -60,9 +59,8 @@ impl Producer {
             // Nobody waits for it, and a later one says as much.
             _ => drop(self.appends.remove(&seq)),
         }
-        let unknown = self.appends.values().any(|append| append.outcome == Outcome::Unknown);
-        if self.barrier.is_none() && self.in_force && unknown && !self.config.mutants.on(Mutant::NoBarrier) {
-            self.barrier = Some(now.at + BARRIER_AFTER);
+        if self.appends.values().any(|append| append.outcome == Outcome::Unknown) {
+            self.arm_barrier(now);
         }
     }
 

@@ -74,7 +74,8 @@ impl Site {
     /// Whether a report is of the instance in force, as far as this site knows: what a former one folded, whose site
     /// may have been put out for it, stops nobody. Each says it again with its next report.
     fn speaks(&self, report: &Report) -> bool {
-        self.parts[0].caught_up && self.in_force().is_some_and(|control| control.in_force(report))
+        let first = &self.parts[0];
+        first.caught_up && first.stopped.is_none() && first.fold.control().in_force(report)
     }
 
     /// Anti-entropy: where another site's fold stands at the same offset, its digest must be ours.
