@@ -32,6 +32,8 @@ pub struct Scenario {
     pub clients: usize,
     /// Mean time between two pushes of one of them.
     pub every_seconds: u64,
+    /// Pushes that a run offers at least: where sites or the log are down for long, people come more often after it.
+    pub least_pushes: u64,
     /// Fault classes, all on; absent: each on in half of the runs.
     pub faults: Option<Vec<String>>,
     /// Workload features and fault classes that are off.
@@ -121,6 +123,7 @@ impl Default for Scenario {
             seconds: 3_600,
             clients: 10,
             every_seconds: 56,
+            least_pushes: 0,
             faults: None,
             without: Vec::new(),
             often: Vec::new(),
@@ -231,7 +234,8 @@ impl Scenario {
         let faults = Kind::ALL.iter().filter(|kind| kind.keeps_the_log()).map(|kind| format!("fault.{}", kind.name()));
         let others = BUILT_IN_COVERS.iter().map(|mark| (*mark).to_string());
         let often = vec!["atomic-refused".to_string()];
-        Self { covers: faults.chain(others).collect(), covers_from: 50, often, ..Self::default() }
+        let covers = faults.chain(others).collect();
+        Self { covers, covers_from: 50, often, least_pushes: 400, ..Self::default() }
     }
 
     /// Reads a file. The error names what is wrong with it.

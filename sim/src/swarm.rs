@@ -32,6 +32,8 @@ pub struct Plan {
     pub clients: usize,
     /// Mean time between two pushes of one of them.
     pub every: u64,
+    /// Pushes that the run offers at least, if people can have it so.
+    pub least_pushes: u64,
     /// Faults, by time.
     pub strikes: Vec<Strike>,
     /// Operators' doings, by time.
@@ -121,6 +123,7 @@ impl Plan {
             patience: 10 * 60 * SECOND,
             clients: scenario.clients,
             every: scenario.every_seconds * SECOND,
+            least_pushes: scenario.least_pushes,
             chores,
             acks: (0..count).map(|_| draw_ack(scenario, &mut rng, count)).collect(),
             inline_max: sizes.0,

@@ -196,7 +196,8 @@ impl World {
             return;
         }
         let rush = self.plan.is_on("rush") && self.clients.rng.percent(35);
-        let mut next = self.now() + self.clients.rng.about(self.plan.every);
+        let every = if self.falls_behind() { self.plan.every / 4 } else { self.plan.every };
+        let mut next = self.now() + self.clients.rng.about(every);
         if rush {
             // Everybody who is in a rush meets at the same moment.
             let beat = 60 * SECOND;
@@ -208,6 +209,14 @@ impl World {
         let repo = self.repos[at].clone();
         let intent = if rush { Intent::Update } else { self.draw_intent() };
         self.push_at(person, host, repo, intent);
+    }
+
+    /// Fewer pushes than the run owes by now: turns are lost while sites are down or people wait for an answer. A tenth
+    /// more is owed than the scenario asks for, and the slack is half of that: those who come last may miss theirs.
+    fn falls_behind(&self) -> bool {
+        let least = self.plan.least_pushes;
+        let owed = (least + least / 10) * self.now() / self.plan.calm_at;
+        self.coverage.count("workload.push") + least / 20 < owed
     }
 
     fn push_at(&mut self, person: usize, host: usize, repo: RepoName, intent: Intent) {

@@ -23,3 +23,13 @@ fn ten_runs_of_the_built_in_scenario_offer_enough_of_everything() {
         assert!(summary.coverage.count(mark) > 0, "ten runs never met {mark}");
     }
 }
+
+#[test]
+fn people_who_lost_their_turns_come_more_often_until_the_run_has_offered_what_it_owes() {
+    let slow = Scenario { every_seconds: 150, least_pushes: 400, covers: Vec::new(), ..Scenario::built_in() };
+    let range = Range { from: 0, to: 2, within: None, jobs: 2, until_caught: false };
+    let summary = sweep(&slow, range, None, &|_| {});
+    assert!(summary.pushes.iter().all(|pushes| *pushes >= 400), "{:?} pushes", summary.pushes);
+    let unhurried = sweep(&Scenario { least_pushes: 0, ..slow }, range, None, &|_| {});
+    assert!(unhurried.pushes.iter().all(|pushes| *pushes < 400), "{:?} pushes", unhurried.pushes);
+}
