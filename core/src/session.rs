@@ -257,8 +257,7 @@ impl Session {
         let ended = parts.iter().filter_map(|part| part.fold.control().members.ended.get(site).copied());
         let counted = self.stored.counted.map(|(epoch, _)| epoch);
         let highest = known.chain(ended).chain(counted).max().unwrap_or_default();
-        self.voice.epoch =
-            if self.config.mutants.on(Mutant::EqualEpoch) && highest.0 > 0 { highest } else { highest.next() };
+        self.voice.epoch = highest.next();
         self.chosen = true;
         true
     }

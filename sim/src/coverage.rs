@@ -106,6 +106,8 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "pack-from-chunks",
             "chunks-expired",
             "record-of-shadow",
+            "joined-empty",
+            "joined-running",
             "partition-stopped",
             "log-begins-later",
         ],

@@ -79,6 +79,12 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::ReconcileEarly => &["old-journal", "old-backup"],
         Mutant::ForeignKept | Mutant::FoundNotKept => &["foreign-refs"],
         Mutant::HomeIgnored => &["garbage"],
+        Mutant::EqualEpoch => STARTED_TWICE,
+        Mutant::RefuseOnTimeout => UNKNOWN_OR_FENCED,
+        Mutant::NamedTwiceAppended => &["bad-name"],
+        Mutant::RetriedUnkept => &["gc"],
+        Mutant::WaitsForItself | Mutant::ParkedKeepsFromReading => &["disk-lost", "old-journal"],
+        Mutant::FlipWithoutProgress | Mutant::FlipOldInstance => &["replicated"],
         Mutant::PolicyAtProducer => &["configure", "delete"],
         Mutant::SplitCutEarly | Mutant::SplitToldWhole => &["split"],
         Mutant::ChunkPlaceGuessed => &["large"],
@@ -101,3 +107,31 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
 
 /// Appends whose outcome nobody knows.
 const UNKNOWN: &[&str] = &["append-unknown", "loss", "delay", "duplicate", "log-down", "partition", "one-way", "pause"];
+
+/// A start that is appended twice, or by two daemons.
+const STARTED_TWICE: &[&str] = &[
+    "append-unknown",
+    "loss",
+    "delay",
+    "duplicate",
+    "log-down",
+    "partition",
+    "one-way",
+    "pause",
+    "second-daemon",
+    "garbage",
+];
+
+/// Appends whose outcome nobody knows, or a fence.
+const UNKNOWN_OR_FENCED: &[&str] = &[
+    "append-unknown",
+    "loss",
+    "delay",
+    "duplicate",
+    "log-down",
+    "partition",
+    "one-way",
+    "pause",
+    "second-daemon",
+    "member",
+];

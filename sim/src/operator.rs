@@ -58,7 +58,8 @@ impl World {
         match self.plan.chores[at].1 {
             Chore::Configure { repo, dice } => {
                 self.expect_crowd(repo);
-                let (wish, back) = configuration(dice);
+                let is_visibility = dice % 6 == 5 && !self.plan.is_on("replicated");
+                let (wish, back) = configuration(if is_visibility { dice - 5 } else { dice });
                 let repo = self.repos[repo].clone();
                 let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
                 let wait = (5 + dice % 90) * SECOND;
@@ -100,6 +101,15 @@ impl World {
                 }
                 let first = change(if evict { MemberState::Evicted } else { MemberState::Draining });
                 self.add_task(now, first, Some(site.clone()), then, true);
+            }
+            Chore::Join { site, boots, joins_for } => {
+                self.coverage.mark("world", if boots { "joined-empty" } else { "joined-running" });
+                if boots && self.hosts[site].daemon.is_none() {
+                    self.queue.at(now, Happening::Boot(site, false));
+                }
+                let site = self.hosts[site].site.clone();
+                let then = vec![(joins_for, change(&site, MemberState::Active))];
+                self.add_task(now, change(&site, MemberState::Joining), Some(site), then, false);
             }
         }
     }

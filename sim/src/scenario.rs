@@ -22,6 +22,8 @@ pub struct Scenario {
     pub sites: usize,
     /// Their names, if they matter to the story.
     pub site_names: Vec<String>,
+    /// How many of them, the last ones, are in no table of members at first and join while the run goes on.
+    pub late: usize,
     /// How many repositories.
     pub repos: usize,
     /// Partitions: from, to.
@@ -118,6 +120,7 @@ impl Default for Scenario {
             path: String::new(),
             sites: 5,
             site_names: Vec::new(),
+            late: 0,
             repos: 4,
             partitions: (2, 8),
             seconds: 3_600,
@@ -225,6 +228,7 @@ pub const FEATURES: &[&str] = &[
     "several-refs",
     "rush",
     "atomic-refused",
+    "replicated",
 ];
 
 impl Scenario {
@@ -281,6 +285,9 @@ impl Scenario {
         }
         if !(1..=9).contains(&count) || scenario.seconds == 0 || scenario.every_seconds == 0 {
             bail!("1 to 9 sites, and times above 0");
+        }
+        if scenario.late >= count {
+            bail!("`late` sites join others: at least one of the {count} is there from the beginning");
         }
         scenario.check_names()?;
         Ok(scenario)

@@ -22,6 +22,8 @@ pub struct Plan {
     pub latency: Vec<u64>,
     /// Repositories; true: replicated visibility.
     pub repos: Vec<bool>,
+    /// So many of `sites`, from the first one on, are the first members.
+    pub first_members: usize,
     /// Partitions of the log.
     pub partitions: u32,
     /// When faults stop and clients push no more, in virtual microseconds.
@@ -90,6 +92,15 @@ pub enum Chore {
         /// For how long.
         out_for: u64,
     },
+    /// Takes in a site that was no member.
+    Join {
+        /// Which site.
+        site: usize,
+        /// It is switched on now, with an empty disk; else it ran from the beginning and was heard by nobody.
+        boots: bool,
+        /// How long it is joining before the others wait for it.
+        joins_for: u64,
+    },
 }
 
 /// Sites' names where a scenario gives none.
@@ -117,7 +128,10 @@ impl Plan {
         Plan {
             seed,
             latency: (0..count).map(|_| rng.range(200, 60_000)).collect(),
-            repos: (0..scenario.repos).map(|_| rng.percent(scenario.replicated_percent)).collect(),
+            repos: (0..scenario.repos)
+                .map(|_| rng.percent(scenario.replicated_percent) && scenario.is_on("replicated"))
+                .collect(),
+            first_members: count - scenario.late,
             partitions: rng.range(u64::from(scenario.partitions.0), u64::from(scenario.partitions.1)) as u32,
             calm_at,
             patience: 10 * 60 * SECOND,
@@ -303,20 +317,27 @@ fn draw_chores(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) -
     }
     let mut recreate = rng.fork("recreate");
     if scenario.is_on("recreate") {
-        for _ in 0..recreate.range(0, 3) * often(1) {
+        for _ in 0..recreate.range(1, 3) * often(1) {
             let repo = recreate.below(repos) as usize;
             let gone_for = if recreate.percent(50) { recreate.below(SECOND) } else { recreate.range(0, 20) * SECOND };
             chores.push((time(&mut recreate), Chore::Recreate { repo, gone_for }));
         }
     }
     let mut member = rng.fork("member");
-    if scenario.is_on("member") && sites > 2 {
+    let members = sites - scenario.late;
+    if scenario.is_on("member") && members > 2 {
         for _ in 0..member.range(0, 3) * often(2) {
-            let site = member.below(sites as u64) as usize;
+            let site = member.below(members as u64) as usize;
             let most = if member.percent(50) { 20 } else { 300 };
             let out_for = member.range(1, most) * SECOND;
             chores.push((time(&mut member), Chore::Member { site, evict: member.percent(60), out_for }));
         }
+    }
+    let mut late = rng.fork("late");
+    for site in members..sites {
+        let joins_for = late.range(0, calm_at / 20 / SECOND) * SECOND;
+        let at = late.range(calm_at / 10, calm_at * 7 / 10);
+        chores.push((at, Chore::Join { site, boots: late.percent(50), joins_for }));
     }
     chores.sort_by_key(|(at, _)| *at);
     chores

@@ -30,7 +30,7 @@ use crate::oids::{OidMap, OidSet};
 use crate::queue::Queue;
 use crate::repo::Repo;
 use crate::site::{Daemon, Host};
-use crate::swarm::{Plan, SECOND};
+use crate::swarm::{Chore, Plan, SECOND};
 use crate::trace::{self, Trace};
 use crate::walk::Universe;
 
@@ -184,7 +184,11 @@ impl World {
     fn schedule(&mut self) {
         for host in 0..self.hosts.len() {
             let at = self.disk_rng.below(SECOND);
-            self.queue.at(at, Happening::Boot(host, false));
+            let later =
+                |(_, chore): &(u64, Chore)| matches!(chore, Chore::Join { site, boots: true, .. } if *site == host);
+            if !self.plan.chores.iter().any(later) {
+                self.queue.at(at, Happening::Boot(host, false));
+            }
         }
         for (at, strike) in self.plan.strikes.iter().enumerate() {
             self.queue.at(strike.at, Happening::Strike(at));
@@ -363,6 +367,7 @@ impl World {
         let sites = self.plan.sites.iter().map(|name| SiteId::parse(name).expect("checked")).collect();
         let place = self.plan.sites.iter().position(|name| name == site.as_str()).unwrap_or(host);
         let mut config = Config::new(site.clone(), sites, self.plan.partitions);
+        config.first_members.truncate(self.plan.first_members);
         config.ack = self.plan.acks[place];
         config.refdb = self.plan.refdb;
         config.inline_max = self.plan.inline_max;

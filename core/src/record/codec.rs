@@ -155,6 +155,7 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
         }
         Body::SiteChanged(changed) => {
             ensure(changed.members.len() <= MEMBERS_MAX, "too many members, 256 are allowed with those put out")?;
+            ensure(changed.ended.len() <= MEMBERS_MAX, "more ended epochs than there may be members")?;
             ensure(changed.author.len() <= TEXT_MAX, "the author has more than 1,024 bytes")?;
             ensure(changed.reason.len() <= TEXT_MAX, "the reason has more than 1,024 bytes")
         }

@@ -19,8 +19,8 @@ const NAME: &str = "sites-judge-alike";
 pub(super) struct SitesJudgeAlike {
     /// The last offset that a daemon judged in its life.
     last: BTreeMap<(u64, Partition), Offset>,
-    /// The highest offset that any daemon of a site judged.
-    highest: BTreeMap<(SiteId, Partition), Option<Offset>>,
+    /// The highest offset that any daemon of a site judged; copies of its machine have their own, which begins there.
+    highest: BTreeMap<(SiteId, Partition, bool), Option<Offset>>,
 }
 
 impl Invariant for SitesJudgeAlike {
@@ -47,7 +47,10 @@ impl Invariant for SitesJudgeAlike {
             Some(_) => {}
         }
         let before = self.last.insert((*daemon, *partition), *offset);
-        let highest = self.highest.entry((site.clone(), *partition)).or_insert(None);
+        let own = self.highest.get(&(site.clone(), *partition, false)).copied().flatten();
+        let shadow = seen.shadows.contains(daemon);
+        let highest = self.highest.entry((site.clone(), *partition, shadow)).or_insert(None);
+        *highest = (*highest).max(own);
         if let Some(before) = before.filter(|before| before >= offset) {
             say(format!("judged after offset {before} in the same life"));
         }
@@ -100,6 +103,11 @@ mod tests {
         let words = ["counted"];
         assert_eq!(run(&mut check, &world, &[judged(1, 0, &words), judged(1, 1, &words)]), []);
         assert_eq!(run(&mut check, &world, &[judged(1, 1, &words)]).len(), 1);
+        world.seen.shadows.insert(7);
+        let mut check = SitesJudgeAlike::default();
+        assert_eq!(run(&mut check, &world, &[judged(7, 0, &words), judged(7, 1, &words)]), []);
+        let skipped = run(&mut check, &world, &[judged(2, 2, &words)]);
+        assert_eq!(skipped.len(), 1, "what a copy of its machine judged is not the site's");
         assert_eq!(
             run(&mut SitesJudgeAlike::default(), &world, &[judged(1, 0, &words), judged(1, 2, &words)]).len(),
             1

@@ -53,7 +53,9 @@ impl World {
         }
         let strike = self.plan.strikes[at].clone();
         let host = strike.host;
-        self.coverage.mark("fault", strike.kind.name());
+        if self.strikes_at_once(&strike) {
+            self.coverage.mark("fault", strike.kind.name());
+        }
         self.note(host, [300, at as u64, strike.lasts], || format!("fault {} begins", strike.kind.name()));
         self.faults.active.insert(at);
         self.expect_people(host);
@@ -96,6 +98,18 @@ impl World {
             Kind::ClockDrift => self.drift_clock(host, (strike.dice % 40_000) as i64 - 20_000),
         }
         self.queue.after(strike.lasts, Happening::Heal(at));
+    }
+
+    /// Whether there is what it strikes. An old copy strikes when it is put back.
+    fn strikes_at_once(&self, strike: &Strike) -> bool {
+        let all = strike.dice % 6 == 5 && strike.kind != Kind::TornRefs;
+        let is_up = |host: &Host| host.daemon.is_some();
+        match strike.kind {
+            Kind::Crash if all => self.hosts.iter().any(is_up),
+            Kind::Crash | Kind::TornRefs => is_up(&self.hosts[strike.host]),
+            Kind::OldJournal | Kind::OldBackup => false,
+            _ => true,
+        }
     }
 
     pub(super) fn heal(&mut self, at: usize) {
@@ -170,8 +184,10 @@ impl World {
     }
 
     fn power_off(&mut self, host: usize) {
-        if let Some(daemon) = self.hosts[host].daemon {
-            self.stop(daemon, Death::Power);
+        match self.hosts[host].daemon {
+            Some(daemon) => self.stop(daemon, Death::Power),
+            // What the last daemon wrote may still be in the machine's memory alone.
+            None => self.lose_unflushed(host),
         }
     }
 
@@ -324,6 +340,7 @@ impl World {
 
     fn put_back(&mut self, at: usize, host: usize) {
         let Some(disk) = self.faults.backups.remove(&at) else { return };
+        self.coverage.mark("fault", self.plan.strikes[at].kind.name());
         if let Some(daemon) = self.hosts[host].daemon {
             self.stop(daemon, Death::Killed);
         }

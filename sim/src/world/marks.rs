@@ -38,7 +38,8 @@ impl World {
     /// A push was handed over.
     pub(crate) fn mark_push(&mut self, place: usize) {
         let push = &self.observed.pushes[place];
-        let (atomic, deletes) = (push.atomic, push.updates.iter().all(|wish| wish.new.is_none()));
+        let atomic = push.atomic && push.updates.len() > 1;
+        let deletes = push.updates.iter().all(|wish| wish.new.is_none());
         self.coverage.mark("workload", "push");
         for (word, _) in [("atomic", atomic), ("delete", deletes)].into_iter().filter(|(_, is)| *is) {
             self.coverage.mark("workload", word);

@@ -14,6 +14,12 @@ fn opened(members: usize, partitions: u32, hash: &str) -> Body {
     Body::LogOpened(LogOpened { log_id, partitions, hash: hash.to_string(), digest_key, rules: 1, members })
 }
 
+fn ended(sites: usize) -> Body {
+    let ended = (0..sites).map(|at| (member(at), Epoch(1))).collect();
+    let (author, reason) = (String::from("op"), String::from("why"));
+    Body::SiteChanged(SiteChanged { version: 1, members: BTreeMap::new(), ended, author, reason })
+}
+
 fn changed(members: usize, author: usize, reason: usize) -> Body {
     let members = (0..members).map(|at| (member(at), MemberState::Active)).collect();
     let (author, reason) = ("a".repeat(author), "r".repeat(reason));
@@ -60,6 +66,7 @@ fn at_the_most_it_is_a_record_and_one_above_it_is_none() {
         ("no partition", opened(2, 1, hash), opened(2, 0, hash)),
         ("hash", opened(2, 1, hash), opened(2, 1, "sip")),
         ("members", changed(MEMBERS_MAX, 1, 1), changed(MEMBERS_MAX + 1, 1, 1)),
+        ("ended epochs", ended(MEMBERS_MAX), ended(MEMBERS_MAX + 1)),
         ("author", changed(2, TEXT_MAX, 1), changed(2, TEXT_MAX + 1, 1)),
         ("reason", changed(2, 1, TEXT_MAX), changed(2, 1, TEXT_MAX + 1)),
         ("description", configured(TEXT_MAX, 1), configured(TEXT_MAX + 1, 1)),
