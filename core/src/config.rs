@@ -85,6 +85,9 @@ pub struct Limits {
     /// Exceptions in one partition's progress; when there are more, the mark stops below the first left out. Never
     /// above [`EXCEPTIONS_MAX`].
     pub exceptions: usize,
+    /// Repositories of one partition that read a pack from the log or take objects in at once; others wait in line. With
+    /// 8 partitions at most 128 packs of 1 MiB are on their way, and threads are left for journal and refs.
+    pub receiving: usize,
     /// Pushes of one partition whose packs go to `packdata` at once, and those whose packs come from there; others
     /// wait.
     pub staging: usize,
@@ -121,11 +124,12 @@ impl Limits {
     /// Each at least 1, and no report or publication longer than others take.
     pub const fn are_sound(&self) -> bool {
         let Limits { read_records, pushes, appends, unproved, unshown, exceptions, staging, chunks, .. } = *self;
+        let receiving = self.receiving > 0;
         let Limits { packs_held, cached, unsaved, audit_batch, audit_page, candidates, published, .. } = *self;
         let work = read_records > 0 && pushes > 0 && appends > 0 && unproved > 0 && unshown > 0 && staging > 0;
         let held = chunks > 0 && packs_held > 0 && cached > 0 && unsaved > 0 && audit_batch > 0 && audit_page > 0;
         let told = exceptions > 0 && candidates > 0 && published > 0;
-        work && held && told && exceptions <= EXCEPTIONS_MAX && published <= PUBLISHED_MAX
+        work && held && told && receiving && exceptions <= EXCEPTIONS_MAX && published <= PUBLISHED_MAX
     }
 
     /// What daemons run with.
@@ -136,6 +140,7 @@ impl Limits {
         unproved: 4_096,
         unshown: 65_536,
         exceptions: EXCEPTIONS_MAX,
+        receiving: 16,
         staging: 4,
         chunks: 4,
         packs_held: 8 << 20,

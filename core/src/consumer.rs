@@ -9,9 +9,11 @@
 mod bases;
 mod chunks;
 mod ended;
+mod line;
 mod objects;
 mod put_back;
 mod refs;
+mod room;
 mod round;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,7 @@ use work::{Pending, RepoWork, State};
 
 use crate::config::{Config, Limits};
 use crate::ids::{Offset, Partition};
-use crate::journal::{PushWork, Work};
+use crate::journal::Work;
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::port::{Ensured, GitEffect, Now, Out, Owner, RepoShape};
@@ -76,6 +78,8 @@ pub struct Consumer {
     lanes: usize,
     /// There are fewer than before: another repository may have waited.
     lane_freed: bool,
+    /// Who takes objects in, and who waits for that.
+    line: line::Line,
     /// Bytes of packs that are kept at hand.
     held_bytes: usize,
     /// The next moment to try something again.
@@ -114,6 +118,7 @@ impl Consumer {
             round: 0,
             lanes: 0,
             lane_freed: false,
+            line: line::Line::default(),
             held_bytes: 0,
             retry: None,
         };
@@ -202,6 +207,11 @@ impl Consumer {
         }
     }
 
+    /// Refs are set as their values come.
+    pub(crate) fn has_opened(&self) -> bool {
+        self.open
+    }
+
     /// There is no room to wait for the log's end. If the journal is an old copy, Git may be newer than what the fold
     /// knows in a repository that was there at the start: that one waits still, and costs memory.
     pub(crate) fn open_early(&mut self, now: Now, out: &mut Out) {
@@ -232,8 +242,14 @@ impl Consumer {
         }
     }
 
-    /// Does what can be done for a repository now. One repository's slow push delays no other repository.
+    /// Does what can be done for a repository now, and for those that waited for what it does not use any more. One
+    /// repository's slow push delays no other repository.
     pub(crate) fn pump(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
+        self.pump_one(now, out, repo);
+        self.serve_others(now, out, repo);
+    }
+
+    fn pump_one(&mut self, now: Now, out: &mut Out, repo: &RepoName) {
         if self.ensure_shape(now, out, repo) {
             return;
         }
@@ -244,9 +260,6 @@ impl Consumer {
         }
         if self.repos.get(repo).is_some_and(RepoWork::is_idle) {
             self.repos.remove(repo);
-        }
-        if core::mem::take(&mut self.lane_freed) {
-            self.pass_lane_on(now, out, repo);
         }
     }
 
@@ -292,11 +305,14 @@ impl Consumer {
                 self.finish(offset, false);
             }
             self.finish_ended(repo, upto);
-        } else if !may {
-            entry.left_alone = Some(upto);
         } else {
-            entry.not_before = now.at + crate::config::RETRY_AFTER;
-            self.retry_at(now.at + crate::config::RETRY_AFTER);
+            entry.left_alone = Some(upto);
+            if may {
+                entry.not_before = now.at + crate::config::RETRY_AFTER;
+                self.retry_at(now.at + crate::config::RETRY_AFTER);
+                // Nobody knows how long that lasts, and what is proved may be collected meanwhile.
+                self.hold_all(repo);
+            }
         }
         self.pump(now, out, repo);
     }
@@ -396,76 +412,6 @@ impl Consumer {
         self.ended.range(..offset).next().is_some() || self.pending.range(..offset).any(|(_, it)| open(it))
     }
 
-    /// Whether the fold should stop reading for a while: too many pushes are still to be looked at, or there are too
-    /// many at all. Proved ones cost little, since their packs are let go, and so do parked ones. What comes to rest
-    /// only with records that are not read yet must not keep the fold from them: a push is proved in a life of its
-    /// repository that is made at the log's end, a parked one may be overtaken.
-    pub(crate) fn is_full(&self) -> bool {
-        if self.unshown() < self.limits.unproved {
-            return false;
-        }
-        self.to_be_looked_at().count() >= self.limits.unproved
-            || self.is_overfull() && self.to_be_shown().count() >= self.limits.unshown
-    }
-
-    fn to_be_looked_at(&self) -> impl Iterator<Item = &Pending> {
-        self.pending.values().filter(|it| match it.state {
-            State::Waiting | State::Busy => !self.waits_for_the_end(it) || self.mutants.on(Mutant::WaitsForItself),
-            State::Parked { .. } => self.mutants.on(Mutant::ParkedKeepsFromReading),
-            State::Ready | State::Staged { .. } => false,
-        })
-    }
-
-    /// The fold waits for room, before the log's end: sees to it that there will be some. Which pushes count changes
-    /// with repositories that are pumped for other reasons, or not at all.
-    pub(crate) fn make_room(&mut self, now: Now, out: &mut Out) {
-        if self.is_overfull() {
-            self.open_early(now, out);
-        }
-        let asks = |entry: &RepoWork| entry.is_busy() || entry.ensuring.is_some();
-        if self.open || !self.is_full() || self.repos.values().any(asks) || self.mutants.on(Mutant::RoomMadeByNobody) {
-            return;
-        }
-        let repos: BTreeSet<RepoName> =
-            self.to_be_looked_at().filter_map(|it| it.push()).map(|push| push.repo.clone()).collect();
-        for repo in repos {
-            self.pump(now, out, &repo);
-            if self.repos.get(&repo).is_some_and(asks) {
-                return;
-            }
-        }
-    }
-
-    /// Pushes whose refs can be set: neither a later one whose objects are still missing is in their way, nor the log's
-    /// end that is still to be reached.
-    fn to_be_shown(&self) -> impl Iterator<Item = &Pending> {
-        let free = |entry: &RepoWork, at: Offset, push: &PushWork| {
-            let unsure = push.changes.iter().filter_map(|change| entry.refs.get(&change.name)?.unsure);
-            unsure.into_iter().all(|newest| newest <= at)
-        };
-        self.pending.iter().filter_map(move |(at, it)| {
-            let push = it.push().filter(|push| it.state == State::Ready && self.may_set(&push.repo))?;
-            self.repos.get(&push.repo).is_some_and(|entry| free(entry, *at, push)).then_some(it)
-        })
-    }
-
-    /// Nothing can be done for the push before the log's end: its repository's shape could not be made, or there is no
-    /// room for proofs that nothing can be shown by.
-    fn waits_for_the_end(&self, pending: &Pending) -> bool {
-        let Some(push) = pending.push() else { return false };
-        let left = || self.repos.get(&push.repo).is_some_and(RepoWork::is_left_alone);
-        !self.open && !self.may_set(&push.repo) && (self.early || left())
-    }
-
-    /// Whether a site that is still to reach the log's end has more to show than it has room for.
-    pub(crate) fn is_overfull(&self) -> bool {
-        self.unshown() >= self.limits.unshown
-    }
-
-    fn unshown(&self) -> usize {
-        self.pending.len() + self.ended.len()
-    }
-
     /// What accepted records left to do and Git does not durably show, in no order.
     fn open_work(&self) -> impl Iterator<Item = (Offset, &Work)> {
         let pending = self.pending.iter().filter(|(_, it)| it.is_record()).map(|(offset, it)| (offset, &it.work));
@@ -482,6 +428,7 @@ impl Consumer {
             + self.repos.len()
             + self.overtaken.len()
             + self.made.len()
+            + self.line.len()
     }
 }
 

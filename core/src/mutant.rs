@@ -37,6 +37,8 @@ mutants! {
     RefuseOnTimeout = "refuse-on-timeout",
     /// A daemon goes on although another instance of its site is in force.
     NoFence = "no-fence",
+    /// Whoever waits in line to take objects in is not served when there is room again.
+    LineForgotten = "line-forgotten",
     /// A start with the epoch already in force counts.
     EqualEpoch = "equal-epoch",
     /// A copied state directory's instance is taken for one's own.

@@ -169,7 +169,7 @@ impl Site {
             self.flip_timeout(),
             self.members_lag().then_some(self.members_due),
             self.beat_timeout(),
-            self.audit.poll_timeout().filter(|_| self.session.is_ready()),
+            self.audit.poll_timeout().filter(|_| self.may_audit()),
         ];
         parts.chain(own.into_iter().flatten()).min()
     }
@@ -217,13 +217,19 @@ impl Site {
         self.tend_members(now);
         self.aggregate(now);
         self.beat(now);
-        if self.session.is_ready() {
+        if self.may_audit() {
             self.audit.step(now, &mut self.out, &mut self.parts);
         }
         self.go_round(now);
         self.report(now);
         self.ask_times(now);
         self.out.take()
+    }
+
+    /// Git is compared with the tables once these are what the log held after the start. That the site is ready may be
+    /// too late: it may wait for a ref that cannot be set because of what somebody put in its way.
+    fn may_audit(&self) -> bool {
+        self.parts.iter().all(|part| part.stopped.is_some() || part.consumer.has_opened())
     }
 
     fn aggregate(&mut self, now: Now) {

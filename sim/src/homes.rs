@@ -50,6 +50,7 @@ pub fn home(mutant: Mutant) -> Scenario {
         ParkedKeepsFromReading => "regressions/rebuild-without-room",
         RoomMadeByNobody => "regressions/rebuild-without-room",
         CrowdedShowsAll => "regressions/rebuild-without-room",
+        LineForgotten => "mixed/narrow",
         WindowOfPublished => "mixed/narrow",
         FloorFalls => "mixed/narrow",
         ForeignUnheardElsewhere => "regressions/foreign-start-seen-elsewhere",

@@ -197,6 +197,7 @@ fn draw_limits(narrow: bool, rng: &mut Rng) -> Limits {
         audit_page: up_to(6),
         candidates: up_to(2),
         published: up_to(8),
+        receiving: up_to(2),
     }
 }
 

@@ -31,7 +31,7 @@ impl Consumer {
                 return;
             }
             // The first may have no use for it: its shape is being made, or its push waits for an earlier one.
-            self.pump(now, out, &next);
+            self.pump_one(now, out, &next);
         }
     }
 

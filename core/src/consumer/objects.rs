@@ -36,6 +36,9 @@ impl Consumer {
         }
         for staged in [false, true] {
             while let Some(offset) = self.next_due(now, repo, staged) {
+                if !staged && !self.line.enter(repo, self.limits.receiving) {
+                    break;
+                }
                 self.begin_receive(out, repo, offset);
             }
         }
@@ -49,7 +52,7 @@ impl Consumer {
         } else {
             entry.receiving.is_none()
         };
-        if !room || !entry.shapes.is_empty() || entry.not_before > now.at {
+        if !room || !entry.shapes.is_empty() {
             return None;
         }
         let due = |it: &Pending| match it.state {
@@ -71,6 +74,7 @@ impl Consumer {
         let parked = matches!(pending.state, State::Parked { .. });
         if self.mutants.on(Mutant::RefsBeforeObjects) && !parked {
             self.pending.get_mut(&offset).expect("found above").state = State::Ready;
+            self.line.leave(repo);
             return;
         }
         let pack = match &pending.source {
@@ -151,6 +155,7 @@ impl Consumer {
             out.git(GitEffect::DropSpool { spool: Spool::Record(self.partition, offset) });
         } else if entry.receiving == Some(offset) {
             entry.receiving = None;
+            self.line.leave(repo);
         }
     }
 
@@ -166,15 +171,15 @@ impl Consumer {
         out.git(GitEffect::Receive { op, repo: repo.clone(), pack, tips: push.tips(), hide, keep });
     }
 
-    /// Whether refs may be set long after the proof: what waits for other sites, for newer values that a crash left in
-    /// doubt, or was tried before.
+    /// Whether refs may be set long after the proof: what waits for other sites, for the log's end, for newer values
+    /// that a crash left in doubt, or was tried before.
     fn keeps(&self, push: &PushWork, offset: Offset) -> bool {
         if self.mutants.on(Mutant::KeepNotTaken) || self.pending[&offset].aim == Aim::Base {
             return false;
         }
         let work = |change: &Change| self.repos.get(&push.repo).and_then(|entry| entry.refs.get(&change.name));
         let blocked = |change| work(change).is_some_and(|work| work.unsure.is_some_and(|newest| newest > offset));
-        push.replicated || self.pending[&offset].keep || push.changes.iter().any(blocked)
+        push.replicated || !self.may_set(&push.repo) || self.pending[&offset].keep || push.changes.iter().any(blocked)
     }
 
     /// A proof stops at what a ref shows here, which is complete, and at pending values proved before. That an object
@@ -256,10 +261,14 @@ impl Consumer {
             return self.park(now, out, &push.repo, offset, missing);
         };
         self.busy(&push.repo, offset);
+        if push.pack.is_none() {
+            self.line.leave(&push.repo);
+        }
         self.pending.get_mut(&offset).expect("it is asked for").fetched = Some(Some(peer.clone()));
         let op = out.ask(Owner::Fetch(self.partition, push.repo.clone(), offset));
         let haves = boundary_refs(push);
         out.git(GitEffect::Fetch { op, repo: push.repo.clone(), from: peer, tips: push.tips(), haves });
+        self.serve_others(now, out, &push.repo);
     }
 
     /// The origin first, then the other members in turn.

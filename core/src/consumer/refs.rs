@@ -121,6 +121,12 @@ impl Consumer {
         self.set_source(offset, source);
     }
 
+    /// As [`Consumer::hold`], for all that is proved in a repository that cannot be brought into shape.
+    pub(super) fn hold_all(&mut self, repo: &RepoName) {
+        let offsets = self.repos.get(repo).map(|entry| entry.offsets.clone()).unwrap_or_default();
+        offsets.into_iter().for_each(|offset| self.hold(offset));
+    }
+
     /// The ref is at the value of `offset`: that one is done, and all before it are overtaken.
     fn ref_done(&mut self, repo: &RepoName, name: &RefName, new: Option<Oid>, offset: Offset) {
         let forgets = self.mutants.on(Mutant::OldestFirst);

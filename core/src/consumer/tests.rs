@@ -3,6 +3,7 @@
 mod collisions;
 mod journalled;
 mod keeps;
+mod line;
 mod objects;
 mod shapes;
 mod strayed;
@@ -48,6 +49,24 @@ fn hides(effects: &[Effect], tip: Oid) -> Option<Vec<Hide>> {
         Effect::Git(GitEffect::Receive { tips, hide, .. }) if tips.contains(&tip) => Some(hide.clone()),
         _ => None,
     })
+}
+
+/// A record whose pack is empty.
+fn no_pack() -> crate::record::Record {
+    let (site, instance) = (SiteId::parse("sfo").expect("valid"), crate::ids::Instance(1));
+    let (epoch, seq) = (crate::ids::Epoch(1), crate::ids::Seq(1));
+    let header = crate::record::Header { repo: None, incarnation: None, site, instance, epoch, seq, time_ms: 0 };
+    let body = crate::record::Body::Barrier(crate::record::Barrier {});
+    crate::record::Record { header, body, pack: Arc::from([]) }
+}
+
+/// The keep refs that proofs of `tip` are asked with.
+fn keeps(effects: &[Effect], tip: Oid) -> Vec<Option<Offset>> {
+    let keep = |effect: &Effect| match effect {
+        Effect::Git(GitEffect::Receive { tips, keep, .. }) if tips.contains(&tip) => Some(*keep),
+        _ => None,
+    };
+    effects.iter().filter_map(keep).collect()
 }
 
 #[test]

@@ -173,7 +173,8 @@ pub(super) struct RepoWork {
     pub shapes: Vec<(Offset, Option<RepoShape>)>,
     /// The shape being made.
     pub ensuring: Option<Offset>,
-    /// The shape that could not be made before the log's end: usually because another life is there.
+    /// The shape that could not be made: before the log's end usually because another life is there, later because
+    /// something is in its place that the site did not make.
     pub left_alone: Option<Offset>,
     /// Nothing is tried before.
     pub not_before: Instant,
@@ -203,7 +204,7 @@ impl RepoWork {
         self.receiving == Some(offset) || self.spooling == Some(offset)
     }
 
-    /// Its last shape could not be made before the log's end.
+    /// Its last shape could not be made.
     pub(super) fn is_left_alone(&self) -> bool {
         self.shapes.last().is_some_and(|(offset, _)| self.left_alone == Some(*offset))
     }

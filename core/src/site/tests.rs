@@ -78,6 +78,8 @@ struct World {
     received: Vec<Vec<u8>>,
     /// The next proof without a pack finds something missing.
     forgets: bool,
+    /// How often the journal was asked which repositories there are.
+    audits: usize,
 }
 
 impl World {
@@ -112,6 +114,7 @@ impl World {
             spools: BTreeMap::new(),
             received: vec![],
             forgets: false,
+            audits: 0,
         }
     }
 
@@ -298,7 +301,10 @@ impl World {
                 }
                 JournalInput::Committed { op }
             }
-            JournalEffect::ReadRows { op, .. } => JournalInput::RowsRead { op, rows: vec![] },
+            JournalEffect::ReadRows { op, .. } => {
+                self.audits += 1;
+                JournalInput::RowsRead { op, rows: vec![] }
+            }
             JournalEffect::ReadVerdicts { op, .. } => JournalInput::VerdictsRead { op, verdicts: vec![] },
         }
     }

@@ -187,7 +187,14 @@ impl World {
         match self.hosts[host].daemon {
             Some(daemon) => self.stop(daemon, Death::Power),
             // What the last daemon wrote may still be in the machine's memory alone.
-            None => self.lose_unflushed(host),
+            None => {
+                self.lose_unflushed(host);
+                let last = self.daemons.iter().rposition(|daemon| daemon.host == host);
+                if let Some(daemon) = last.filter(|_| !self.hosts[host].shadow) {
+                    let (site, daemon) = (self.hosts[host].site.clone(), daemon as u64);
+                    self.emit(&Event::Stopped { site, daemon, power: true, itself: false });
+                }
+            }
         }
     }
 
@@ -386,8 +393,14 @@ impl World {
             let (refs, values): (Vec<_>, Vec<_>) = shown.iter().map(|(name, value)| (name.clone(), *value)).unzip();
             let stranger = RefName::parse("refs/heads/stranger").expect("a good name");
             let dice = self.disk_rng.below(10);
-            let name = if dice == 0 { stranger } else { self.disk_rng.pick(&refs).clone() };
-            let new = (dice > 3 || dice == 0).then(|| *self.disk_rng.pick(&values));
+            let any = RefName::parse(*self.disk_rng.pick(&crate::workload::NAMES)).expect("a good name");
+            // Any of the names that people use may be in the way of another one.
+            let name = match dice {
+                0 => stranger,
+                1 | 2 => any,
+                _ => self.disk_rng.pick(&refs).clone(),
+            };
+            let new = (dice < 3 || dice > 5).then(|| *self.disk_rng.pick(&values));
             let edit = Edit { old: shown.get(&name).copied(), name, new, found: false };
             let now = self.now();
             let Some((mut at_hand, _)) = self.repo(host, &repo) else { continue };

@@ -19,6 +19,18 @@ fn a_site_without_room_takes_objects_in_before_the_logs_end_and_sets_nothing() {
     let reads = |effect: &Effect| matches!(effect, Effect::Log(crate::port::LogEffect::Read { from: Offset(0), .. }));
     assert!(effects.iter().any(reads), "it would never read on: {effects:?}");
     assert_eq!(last_edit(&effects), None);
+    // Even the newest value of a ref is shown no sooner than at the log's end, and may be collected before that.
+    let record = no_pack();
+    for offset in (0..Limits::PRODUCTION.unproved as u64).map(Offset) {
+        let repo = RepoName::parse("repo").expect("valid");
+        consumer.pack_read(now, &mut out, &repo, offset, PackRead::Found(&record));
+        consumer.received(now, &mut out, &repo, offset, crate::port::Received::Complete);
+        if !consumer.is_full() {
+            break;
+        }
+    }
+    let kept = keeps(&out.take(), oid(1));
+    assert!(!kept.is_empty() && kept.iter().all(Option::is_some), "{kept:?}");
 }
 
 #[test]
@@ -39,7 +51,28 @@ fn what_waits_for_the_logs_end_does_not_keep_the_fold_from_it() {
     consumer.ensured(now, &mut out, &repo, Ensured::Failed);
     assert!(!consumer.is_full(), "nothing can be done for them before the fold has read on");
     consumer.open(now, &mut out);
+    consumer.ensured(now, &mut out, &repo, Ensured::Failed);
+    assert!(!consumer.is_full(), "what is in one repository's place must not keep the fold from the others' records");
+    consumer.wake(at(60_000), &mut out);
+    consumer.ensured(at(60_000), &mut out, &repo, Ensured::Made);
     assert!(consumer.is_full());
+}
+
+#[test]
+fn what_is_proved_is_held_while_its_repository_cannot_be_brought_into_shape() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let pack = || Source::Inline(Arc::from([]));
+    consumer.accept(now, &mut out, Offset(10), push("refs/heads/a", None, oid(1), vec![]), pack());
+    // HEAD is to change meanwhile, and somebody holds its lock.
+    consumer.accept(now, &mut out, Offset(11), Work::Repo { repo: repo.clone(), shape: made(1) }, Source::Log);
+    consumer.received(now, &mut out, &repo, Offset(10), crate::port::Received::Complete);
+    consumer.ensured(now, &mut out, &repo, Ensured::Failed);
+    out.take();
+    consumer.wake(at(60_000), &mut out);
+    consumer.ensured(at(60_000), &mut out, &repo, Ensured::Done);
+    assert_eq!(keeps(&out.take(), oid(1)), [Some(Offset(10))], "a gc may have come in between");
 }
 
 #[test]

@@ -168,9 +168,8 @@ fn what_could_not_be_put_back_at_once_takes_nothing_from_the_record_whose_offset
         Offset(100),
     );
     consumer.received(now, &mut out, &repo, Offset(99), crate::port::Received::Complete);
-    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
     out.take();
-    consumer.wake(at(60_000), &mut out);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
     let effects = out.take();
     assert!(hides(&effects, oid(1)).is_some(), "it is proved again: {effects:?}");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Log(_))), "{effects:?}");

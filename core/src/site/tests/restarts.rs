@@ -188,3 +188,15 @@ fn an_end_that_could_not_be_read_is_asked_for_again() {
     world.pass(&mut site, Duration::from_secs(1));
     assert!(site.parts[0].serves());
 }
+
+#[test]
+fn a_site_that_cannot_get_ready_for_a_ref_looks_for_what_is_in_its_way() {
+    let (mut world, mut site) = ready();
+    world.locked = true;
+    world.push(&mut site, 2, None, 1);
+    drop(site);
+    (world.ready, world.waiting, world.audits, world.table) = (false, vec![], 0, BTreeMap::new());
+    let mut site = world.start(2);
+    world.pass(&mut site, Duration::from_secs(60));
+    assert!(!world.ready && world.audits > 1, "{} looks", world.audits);
+}
