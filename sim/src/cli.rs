@@ -51,6 +51,8 @@ enum Command {
 
 /// Usage errors.
 const USAGE: i32 = 2;
+/// There was nothing to do.
+const NOTHING_RAN: i32 = 4;
 
 /// Runs the command line; gives the exit code.
 pub fn main() -> i32 {

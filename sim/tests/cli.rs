@@ -146,6 +146,8 @@ fn a_sweep_in_which_nothing_ran_gives_4() {
         assert_eq!(code(&["sweep", STORY, args[0], args[1]]), 4, "{args:?}");
         assert_eq!(code(&["sweep", STORY, args[0], args[1], "--mutant", SEEN]), 4, "{args:?} with a mutant");
     }
+    let mutants = sim(&["mutants", "--seeds", "0"]);
+    assert_eq!((mutants.status.code(), told(&mutants.stdout)), (Some(4), ""), "no bug survived what did not run");
 }
 
 #[test]
@@ -156,6 +158,26 @@ fn a_violation_gives_100_and_the_smallest_code_is_that_of_the_sweep() {
     let dir = TempDir::new().expect("a temporary directory");
     let never = written(&dir, "never.toml", NEVER);
     assert_eq!(code(&["sweep", name(&never), STORY, "--seeds", "0..1", "--mutant", SEEN]), 100);
+}
+
+#[test]
+fn a_panic_while_a_run_is_drawn_gives_101_and_ends_no_sweep() {
+    let dir = TempDir::new().expect("a temporary directory");
+    // More microseconds than there are.
+    let endless = written(&dir, "endless.toml", "seconds = 9000000000000000000\n");
+    let output = sim(&["run", name(&endless), "--seed", "3"]);
+    assert_eq!(output.status.code(), Some(101));
+    assert!(told(&output.stdout).contains("\npanic: "), "{}", told(&output.stdout));
+    let output = sim(&["sweep", name(&endless), STORY, "--seeds", "0..22", "--out", name(dir.path())]);
+    assert_eq!(output.status.code(), Some(101));
+    for seed in 0..22 {
+        let line = format!("seed {seed} panic: refrain-sim run {} --seed {seed}\n", name(&endless));
+        assert!(told(&output.stdout).contains(&line), "{line}");
+    }
+    assert!(told(&output.stdout).contains("gerrit-healthy: 22 seeds, 0 failed"), "{}", told(&output.stdout));
+    let traces = fs::read_dir(dir.path()).expect("it is there").count() - 1;
+    assert_eq!(traces, 20, "twenty of them are enough");
+    assert!(told(&output.stderr).contains("22 seeds failed"), "but it is said: {}", told(&output.stderr));
 }
 
 #[test]
@@ -191,9 +213,9 @@ fn a_story_that_never_happens_gives_104_and_its_name() {
 #[test]
 fn a_known_bug_that_nothing_catches_gives_105_and_one_that_is_caught_0() {
     assert_eq!(code(&["sweep", STORY, "--seeds", "0..2", "--mutant", UNSEEN]), 105);
-    let output = sim(&["mutants", "--only", "flip-unopened", "--seeds", "1"]);
+    let output = sim(&["mutants", "--only", "end-taken-for-done", "--seeds", "1"]);
     assert_eq!(output.status.code(), Some(105), "one seed is too few for it");
-    assert!(told(&output.stdout).starts_with("flip-unopened survived 1 seeds"), "{}", told(&output.stdout));
+    assert!(told(&output.stdout).starts_with("end-taken-for-done survived 1 seeds"), "{}", told(&output.stdout));
     let output = sim(&["mutants", "--only", "report-before-commit", "--seeds", "20"]);
     assert_eq!(output.status.code(), Some(0), "{}", told(&output.stdout));
     assert!(told(&output.stdout).starts_with("report-before-commit caught by status-never-ahead after "));
@@ -238,9 +260,9 @@ fn streams_as_json_are_one_object_a_line_and_nothing_is_said_beside_them() {
     assert_eq!((&lines[2]["runs"], &lines[2]["failures"], &lines[2]["code"]), (&2.into(), &2.into(), &100.into()));
     assert_eq!(told(&sweep.stderr), "");
 
-    let mutants = sim(&["mutants", "--only", "flip-unopened", "--seeds", "1", "--json"]);
+    let mutants = sim(&["mutants", "--only", "end-taken-for-done", "--seeds", "1", "--json"]);
     let lines = objects(&mutants);
-    assert_eq!((lines.len(), &lines[0]["mutant"]), (1, &"flip-unopened".into()));
+    assert_eq!((lines.len(), &lines[0]["mutant"]), (1, &"end-taken-for-done".into()));
     assert_eq!(
         (&lines[0]["caught_by"], &lines[0]["seed"], &lines[0]["seeds"]),
         (&Value::Null, &Value::Null, &1.into())

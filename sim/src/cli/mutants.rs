@@ -26,6 +26,10 @@ const NEEDLESS_SEEDS: (u64, u64) = (20, 200);
 
 impl Mutants {
     pub(super) fn run(self, json: bool) -> Result<i32, String> {
+        if self.seeds == 0 {
+            eprintln!("nothing ran: no seed to try");
+            return Ok(super::NOTHING_RAN);
+        }
         let mut wrong = 0;
         let mut chosen = Vec::new();
         for name in &self.only {

@@ -28,7 +28,7 @@ pub(super) struct Sweep {
     /// A known bug, switched on: 100 to 103 if it is caught, 105 if not.
     #[arg(long)]
     mutant: Option<String>,
-    /// Write the trace of each failing seed here.
+    /// Write the traces of failing seeds here: of the first 20 of each scenario.
     #[arg(long, value_name = "DIR")]
     out: Option<String>,
 }
@@ -92,10 +92,17 @@ fn print_failure(json: bool, scenario: &Scenario, report: &Report, mutant: Optio
     }
 }
 
+/// Traces are long, and who has read twenty needs no more of them.
+const TRACES_MAX: usize = 20;
+
 fn write_failures(dir: &str, scenario: &Scenario, summary: &Summary, mutant: Option<Mutant>) -> Result<(), String> {
-    for report in summary.failures.iter().take(20) {
+    for report in summary.failures.iter().take(TRACES_MAX) {
         let again = run(scenario, &report.seed, mutant, true);
         write_trace(&format!("{dir}/{}-{}.trace", scenario.name, report.seed.text), &again)?;
+    }
+    let (name, failed) = (&scenario.name, summary.failures.len());
+    if failed > TRACES_MAX {
+        eprintln!("{name}: {failed} seeds failed; {dir} has the traces of the first {TRACES_MAX}");
     }
     Ok(())
 }
