@@ -4,7 +4,7 @@ mod list;
 mod mutants;
 mod sweep;
 
-use clap::{Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use refrain_core::mutant::Mutant;
 use serde_json::json;
 
@@ -13,11 +13,14 @@ use crate::run::{self, Report, Seed, run_twice_if_it_fails};
 use crate::scenario::Scenario;
 
 #[derive(Parser)]
-#[command(name = "refrain-sim", version, about = "Seeded runs of Refrain's core in a world that breaks")]
+#[command(name = "refrain-sim", version = version(), about = "Seeded runs of Refrain's core in a world that breaks")]
 struct Cli {
     /// One JSON document, or one object a line.
     #[arg(long, global = true)]
     json: bool,
+    /// Print without colours; nothing but help and errors of usage has any.
+    #[arg(long = "no-color", global = true)]
+    _no_color: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -54,9 +57,25 @@ const USAGE: i32 = 2;
 /// There was nothing to do.
 const NOTHING_RAN: i32 = 4;
 
+fn version() -> &'static str {
+    static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    TEXT.get_or_init(|| {
+        let format = refrain_core::record::ENVELOPE;
+        let commit = option_env!("REFRAIN_COMMIT").unwrap_or("unknown");
+        format!("{} (commit {commit}, record format {format})", env!("CARGO_PKG_VERSION"))
+    })
+}
+
+/// Help and errors of usage have colours, so whether they are wanted must be known before anything is parsed.
+fn parse() -> Result<Cli, clap::Error> {
+    let plain = std::env::args_os().any(|word| word == "--no-color");
+    let command = Cli::command().color(if plain { ColorChoice::Never } else { ColorChoice::Auto });
+    Cli::from_arg_matches(&command.try_get_matches()?)
+}
+
 /// Runs the command line; gives the exit code.
 pub fn main() -> i32 {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing can be done about a closed terminal.

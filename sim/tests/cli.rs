@@ -284,3 +284,23 @@ fn every_list_prints_a_name_first_and_the_same_names_as_json() {
         assert_eq!(told(&text.stderr), "");
     }
 }
+
+#[test]
+fn the_version_has_program_commit_and_record_format() {
+    let output = sim(&["--version"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = told(&output.stdout);
+    let rest = text.strip_prefix(concat!("refrain-sim ", env!("CARGO_PKG_VERSION"), " (commit ")).expect(text);
+    let (commit, format) = rest.split_once(", record format ").expect(text);
+    assert!(commit == "unknown" || commit.len() >= 7, "{text}");
+    assert_eq!(format, format!("{})\n", refrain_core::record::ENVELOPE));
+}
+
+#[test]
+fn no_color_stands_before_and_after_the_command() {
+    let plain = sim(&["list", "faults"]).stdout;
+    for args in [["--no-color", "list", "faults"], ["list", "--no-color", "faults"], ["list", "faults", "--no-color"]] {
+        let output = sim(&args);
+        assert_eq!((output.status.code(), &output.stdout), (Some(0), &plain), "{args:?}");
+    }
+}
