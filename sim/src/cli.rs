@@ -2,6 +2,7 @@
 
 mod list;
 mod mutants;
+mod progress;
 mod sweep;
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -259,6 +259,8 @@ fn streams_as_json_are_one_object_a_line_and_nothing_is_said_beside_them() {
     assert!(lines[..2].iter().all(|run| run["code"] == 100 && run["command"].is_string()));
     assert_eq!((&lines[2]["runs"], &lines[2]["failures"], &lines[2]["code"]), (&2.into(), &2.into(), &100.into()));
     assert_eq!(told(&sweep.stderr), "");
+    let text = sim(&["sweep", STORY, "--seeds", "0..2", "--mutant", SEEN]);
+    assert_eq!(told(&text.stderr), "", "no progress where nobody watches");
 
     let mutants = sim(&["mutants", "--only", "end-taken-for-done", "--seeds", "1", "--json"]);
     let lines = objects(&mutants);

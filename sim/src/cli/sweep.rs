@@ -6,6 +6,7 @@ use clap::Args;
 use refrain_core::mutant::Mutant;
 use serde_json::json;
 
+use super::progress::Progress;
 use super::{command, counts_json, jobs_of, load, mutant_of, run_json, write_trace};
 use crate::coverage;
 use crate::run::{Report, run};
@@ -48,16 +49,23 @@ impl Sweep {
             std::fs::create_dir_all(dir).map_err(|why| format!("cannot make {dir}: {why}"))?;
         }
         let mut codes = Vec::new();
+        let progress = Progress::new(json, "failed");
         for scenario in &scenarios {
-            let summary = sweep(scenario, range, mutant, &|report| print_failure(json, scenario, report, mutant));
+            progress.begin(&scenario.name, range.within.is_none().then(|| range.to.saturating_sub(range.from)));
+            let summary = sweep(scenario, range, mutant, &|report| {
+                if failed(report) {
+                    progress.bad();
+                    progress.aside(|| print_failure(json, scenario, report, mutant));
+                }
+                progress.ran();
+            });
             if let Some(dir) = &self.out {
-                write_failures(dir, scenario, &summary, mutant)?;
+                write_failures(dir, scenario, &summary, mutant, &progress)?;
             }
-            if json {
-                println!("{}", summary_json(scenario, &summary))
-            } else {
-                print_summary(scenario, &summary)
-            }
+            progress.aside(|| match json {
+                true => println!("{}", summary_json(scenario, &summary)),
+                false => print_summary(scenario, &summary),
+            });
             codes.push(summary.code(scenario));
         }
         let code = codes.iter().copied().filter(|code| *code != 0).min().unwrap_or(0);
@@ -79,10 +87,12 @@ impl Sweep {
     }
 }
 
+/// One run that does not show what its scenario is about is no failure: others may.
+fn failed(report: &Report) -> bool {
+    report.outcome.code() != 0 && report.outcome.code() != 104
+}
+
 fn print_failure(json: bool, scenario: &Scenario, report: &Report, mutant: Option<Mutant>) {
-    if report.outcome.code() == 0 || report.outcome.code() == 104 {
-        return;
-    }
     let repeat = command(scenario, &report.seed, mutant);
     if json {
         println!("{}", run_json(scenario, report, &repeat));
@@ -95,14 +105,20 @@ fn print_failure(json: bool, scenario: &Scenario, report: &Report, mutant: Optio
 /// Traces are long, and who has read twenty needs no more of them.
 const TRACES_MAX: usize = 20;
 
-fn write_failures(dir: &str, scenario: &Scenario, summary: &Summary, mutant: Option<Mutant>) -> Result<(), String> {
+fn write_failures(
+    dir: &str,
+    scenario: &Scenario,
+    summary: &Summary,
+    mutant: Option<Mutant>,
+    progress: &Progress,
+) -> Result<(), String> {
     for report in summary.failures.iter().take(TRACES_MAX) {
         let again = run(scenario, &report.seed, mutant, true);
         write_trace(&format!("{dir}/{}-{}.trace", scenario.name, report.seed.text), &again)?;
     }
     let (name, failed) = (&scenario.name, summary.failures.len());
     if failed > TRACES_MAX {
-        eprintln!("{name}: {failed} seeds failed; {dir} has the traces of the first {TRACES_MAX}");
+        progress.aside(|| eprintln!("{name}: {failed} seeds failed; {dir} has the traces of the first {TRACES_MAX}"));
     }
     Ok(())
 }
