@@ -57,6 +57,8 @@ enum Command {
 const USAGE: i32 = 2;
 /// There was nothing to do.
 const NOTHING_RAN: i32 = 4;
+/// Nothing caught a known bug.
+const SURVIVED: i32 = 105;
 
 fn version() -> &'static str {
     static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
@@ -112,6 +114,11 @@ fn mutant_of(name: Option<&str>) -> Result<Option<Mutant>, String> {
 
 fn jobs_of(jobs: Option<usize>) -> usize {
     jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// How to name it: its file, or `default`.
+fn place(scenario: &Scenario) -> &str {
+    if scenario.path.is_empty() { &scenario.name } else { &scenario.path }
 }
 
 fn command(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>) -> String {

@@ -212,13 +212,31 @@ fn a_story_that_never_happens_gives_104_and_its_name() {
 
 #[test]
 fn a_known_bug_that_nothing_catches_gives_105_and_one_that_is_caught_0() {
-    assert_eq!(code(&["sweep", STORY, "--seeds", "0..2", "--mutant", UNSEEN]), 105);
+    let output = sim(&["sweep", STORY, "--seeds", "0..2", "--mutant", UNSEEN]);
+    assert_eq!(output.status.code(), Some(105));
+    let told_home = format!("{UNSEEN} survived in {STORY}; it is looked for in scenarios/faults/keeps.toml\n");
+    assert_eq!(told(&output.stderr), told_home);
     let output = sim(&["mutants", "--only", "end-taken-for-done", "--seeds", "1"]);
     assert_eq!(output.status.code(), Some(105), "one seed is too few for it");
-    assert!(told(&output.stdout).starts_with("end-taken-for-done survived 1 seeds"), "{}", told(&output.stdout));
+    let home = "scenarios/regressions/end-taken-for-done.toml";
+    assert_eq!(told(&output.stdout), format!("end-taken-for-done survived 1 seeds\n  home: {home}\n"));
     let output = sim(&["mutants", "--only", "report-before-commit", "--seeds", "20"]);
     assert_eq!(output.status.code(), Some(0), "{}", told(&output.stdout));
-    assert!(told(&output.stdout).starts_with("report-before-commit caught by status-never-ahead after "));
+    let lines: Vec<&str> = told(&output.stdout).lines().collect();
+    assert!(lines[0].starts_with("report-before-commit caught by status-never-ahead after "), "{lines:?}");
+    assert!(lines[1].starts_with("  home: scenarios/mixed/dense.toml · refrain-sim run "), "{lines:?}");
+}
+
+#[test]
+fn the_command_beside_a_known_bug_shows_it_again() {
+    let output = sim(&["mutants", "--only", "report-before-commit", "--seeds", "20", "--json"]);
+    let [found] = &objects(&output)[..] else { panic!("one bug, one line") };
+    assert_eq!(found["home"], "scenarios/mixed/dense.toml");
+    let repeat = found["command"].as_str().expect("it was caught");
+    let args: Vec<&str> = repeat.strip_prefix("refrain-sim ").expect(repeat).split(' ').chain(["--json"]).collect();
+    let run: Value = serde_json::from_str(told(&sim(&args).stdout)).expect("one document");
+    assert_eq!((&run["outcome"], &run["seed"]), (&found["caught_by"], &found["seed"]));
+    assert_eq!(run["outcome"], "status-never-ahead");
 }
 
 #[test]
@@ -269,7 +287,8 @@ fn streams_as_json_are_one_object_a_line_and_nothing_is_said_beside_them() {
         (&lines[0]["caught_by"], &lines[0]["seed"], &lines[0]["seeds"]),
         (&Value::Null, &Value::Null, &1.into())
     );
-    assert_eq!(told(&mutants.stderr), "");
+    assert_eq!(lines[0]["home"], "scenarios/regressions/end-taken-for-done.toml");
+    assert_eq!((&lines[0]["command"], told(&mutants.stderr)), (&Value::Null, ""), "nothing to repeat");
 }
 
 #[test]
@@ -285,6 +304,18 @@ fn every_list_prints_a_name_first_and_the_same_names_as_json() {
         }
         assert_eq!(told(&text.stderr), "");
     }
+}
+
+#[test]
+fn every_known_bug_is_listed_with_what_it_gets_wrong() {
+    let bugs = objects(&sim(&["list", "mutants", "--json"]));
+    assert_eq!(bugs.len(), refrain_core::mutant::Mutant::ALL.len());
+    for bug in bugs {
+        let story = bug["story"].as_str().expect("text");
+        assert!(story.ends_with('.') && story.len() > 20 && story == story.trim(), "{bug}");
+    }
+    let text = sim(&["list", "mutants"]);
+    assert!(told(&text.stdout).contains("keep-not-taken  "), "{}", told(&text.stdout));
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) fn list(json: bool, what: Vocabulary) {
         Vocabulary::Invariants => {
             crate::invariants::names().into_iter().map(|(name, story)| pair(name, story)).collect()
         }
-        Vocabulary::Mutants => Mutant::ALL.iter().map(|mutant| pair(mutant.name(), "")).collect(),
+        Vocabulary::Mutants => Mutant::ALL.iter().map(|mutant| pair(mutant.name(), mutant.story())).collect(),
         Vocabulary::Covers => coverage::marks().iter().map(|mark| pair(mark, "")).collect(),
         Vocabulary::Scenarios => scenario_files(),
     };

@@ -7,8 +7,9 @@ use refrain_core::mutant::Mutant;
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{command, counts_json, jobs_of, load, mutant_of, run_json, write_trace};
+use super::{NOTHING_RAN, SURVIVED, command, counts_json, jobs_of, load, mutant_of, place, run_json, write_trace};
 use crate::coverage;
+use crate::homes;
 use crate::run::{Report, run};
 use crate::scenario::Scenario;
 use crate::sweep::{Range, Summary, median, sweep};
@@ -70,7 +71,14 @@ impl Sweep {
         }
         let code = codes.iter().copied().filter(|code| *code != 0).min().unwrap_or(0);
         let caught = codes.iter().any(|code| (100..=103).contains(code));
-        Ok(if mutant.is_some() && !caught && code != 4 { 105 } else { code })
+        drop(progress);
+        Ok(match mutant {
+            Some(mutant) if !caught && code != NOTHING_RAN => {
+                tell_home(mutant, &scenarios);
+                SURVIVED
+            }
+            _ => code,
+        })
     }
 
     fn range(&self) -> Result<Range, String> {
@@ -84,6 +92,15 @@ impl Sweep {
         };
         let within = self.r#for.map(|seconds| Duration::try_from_secs_f64(seconds).map_err(|why| why.to_string()));
         Ok(Range { from, to, within: within.transpose()?, jobs: jobs_of(self.jobs), until_caught: false })
+    }
+}
+
+/// Who looks for a bug in the wrong place is told the right one.
+fn tell_home(mutant: Mutant, scenarios: &[Scenario]) {
+    let home = homes::home(mutant);
+    if scenarios.iter().all(|scenario| scenario.name != home.name) {
+        let words: Vec<&str> = scenarios.iter().map(place).collect();
+        eprintln!("{} survived in {}; it is looked for in {}", mutant.name(), words.join(", "), place(&home));
     }
 }
 
