@@ -211,6 +211,20 @@ fn a_story_that_never_happens_gives_104_and_its_name() {
 }
 
 #[test]
+fn a_sweep_too_short_to_judge_what_never_happens_says_so() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let rare = written(&dir, "rare.toml", &NEVER.replace("covers =", "covers_from = 3\ncovers ="));
+    for (seeds, code, judged) in [("0..2", 0, false), ("0..3", 104, true)] {
+        let output = sim(&["sweep", name(&rare), "--seeds", seeds]);
+        assert_eq!(output.status.code(), Some(code), "{seeds}");
+        let said = told(&output.stdout).contains("\n  too few seeds to say what never happens: 2, not 3\n");
+        assert_eq!(said, !judged, "{seeds}: {}", told(&output.stdout));
+        let json = objects(&sim(&["sweep", name(&rare), "--seeds", seeds, "--json"]));
+        assert_eq!(json[0]["covers_judged"], judged, "{seeds}");
+    }
+}
+
+#[test]
 fn a_known_bug_that_nothing_catches_gives_105_and_one_that_is_caught_0() {
     let output = sim(&["sweep", STORY, "--seeds", "0..2", "--mutant", UNSEEN]);
     assert_eq!(output.status.code(), Some(105));

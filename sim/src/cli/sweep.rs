@@ -145,6 +145,7 @@ fn summary_json(scenario: &Scenario, summary: &Summary) -> serde_json::Value {
     json!({
         "scenario": scenario.name, "runs": summary.runs,
         "failures": summary.failures.len(), "missed": summary.missed(scenario),
+        "covers_judged": summary.judges_covers(scenario),
         "seconds": seconds, "seeds_per_second": summary.runs as f64 / seconds.max(1e-9), "handles": summary.handles,
         "median_pushes": median(&summary.pushes), "least_pushes": summary.pushes.iter().min(),
         "median_faults": median(&summary.faults),
@@ -175,6 +176,10 @@ fn print_summary(scenario: &Scenario, summary: &Summary) {
             })
             .collect();
         println!("  {group}: {}", counts.join(" · "));
+    }
+    if !summary.judges_covers(scenario) {
+        let from = scenario.covers_from;
+        println!("  too few seeds to say what never happens: {}, not {from}", summary.runs);
     }
     for mark in summary.missed(scenario) {
         println!("  never happened, and the scenario is about it: {mark}");
