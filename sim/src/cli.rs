@@ -5,6 +5,9 @@ mod mutants;
 mod progress;
 mod sweep;
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
+
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use refrain_core::mutant::Mutant;
 use serde_json::json;
@@ -116,6 +119,22 @@ fn jobs_of(jobs: Option<usize>) -> usize {
     jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// A line on standard output.
+fn say(text: impl Display) {
+    put(format_args!("{text}\n"));
+}
+
+/// A reader that goes away, as `head` does, is no failure: what follows is dropped.
+fn put(text: impl Display) {
+    match write!(std::io::stdout(), "{text}") {
+        Err(why) if why.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("refrain-sim: cannot write to standard output: {why}");
+            std::process::exit(USAGE);
+        }
+        _ => {}
+    }
+}
+
 /// How to name it: its file, or `default`.
 fn place(scenario: &Scenario) -> &str {
     if scenario.path.is_empty() { &scenario.name } else { &scenario.path }
@@ -145,7 +164,7 @@ fn one(
     if json || trace.as_deref() == Some("-") {
         eprintln!("{first}")
     } else {
-        println!("{first}")
+        say(first)
     }
     let report = run_twice_if_it_fails(&scenario, &seed, mutant, trace.is_some());
     if let Some(path) = &trace {
@@ -154,7 +173,7 @@ fn one(
     let covers = scenario.covers.iter().filter(|_| scenario.covers_from <= 1);
     let missed: Vec<&String> = covers.filter(|mark| report.coverage.count(mark) == 0).collect();
     if json {
-        println!("{}", run_json(&scenario, &report, &repeat));
+        say(run_json(&scenario, &report, &repeat));
     } else if trace.as_deref() != Some("-") {
         print_run(&scenario, &report);
     }
@@ -166,7 +185,7 @@ fn one(
 
 fn write_trace(path: &str, report: &Report) -> Result<(), String> {
     if path == "-" {
-        print!("{}", report.trace);
+        put(&report.trace);
         return Ok(());
     }
     std::fs::write(path, &report.trace).map_err(|why| format!("cannot write {path}: {why}"))
@@ -191,9 +210,9 @@ fn counts_json(coverage: &Coverage) -> serde_json::Value {
 
 fn print_run(scenario: &Scenario, report: &Report) {
     for line in report.outcome.lines() {
-        println!("{line}");
+        say(line);
     }
-    println!(
+    say(format_args!(
         "{}: {} · {} pushes · {} faults · {} virtual seconds · {} steps of cores · trace {:016x}",
         scenario.name,
         report.outcome.word(),
@@ -202,5 +221,5 @@ fn print_run(scenario: &Scenario, report: &Report) {
         report.virtual_us / 1_000_000,
         report.handles,
         report.hash
-    );
+    ));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 
 use refrain_sim::run::run;
@@ -330,6 +330,18 @@ fn every_known_bug_is_listed_with_what_it_gets_wrong() {
     }
     let text = sim(&["list", "mutants"]);
     assert!(told(&text.stdout).contains("keep-not-taken  "), "{}", told(&text.stdout));
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_no_exit_code() {
+    for (args, code) in [(vec!["run", STORY, "--mutant", SEEN], 100), (vec!["run", STORY, "--trace", "-"], 0)] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_refrain-sim"));
+        let program = program.args(&args).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let mut child = program.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
+        // Long before the run is over.
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(code), "{args:?}");
+    }
 }
 
 #[test]

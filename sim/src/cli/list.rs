@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use refrain_core::mutant::Mutant;
 use serde_json::json;
 
+use super::say;
 use crate::coverage;
 use crate::fault::Kind;
 
@@ -29,9 +30,9 @@ pub(super) fn list(json: bool, what: Vocabulary) {
     };
     for (name, story) in rows {
         if json {
-            println!("{}", json!({"name": name, "story": story}));
+            say(json!({"name": name, "story": story}));
         } else {
-            println!("{}", format!("{name}  {story}").trim_end());
+            say(format!("{name}  {story}").trim_end());
         }
     }
 }

@@ -5,7 +5,7 @@ use refrain_core::mutant::Mutant;
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{NOTHING_RAN, SURVIVED, command, jobs_of, mutant_of, place};
+use super::{NOTHING_RAN, SURVIVED, command, jobs_of, mutant_of, place, say};
 use crate::homes;
 use crate::run::Report;
 use crate::scenario::Scenario;
@@ -42,7 +42,7 @@ impl Mutants {
                 wrong += 1;
                 progress.bad();
             }
-            progress.aside(|| if json { println!("{}", found.json()) } else { found.print() });
+            progress.aside(|| if json { say(found.json()) } else { found.print() });
         }
         Ok(if wrong == 0 { 0 } else { SURVIVED })
     }
@@ -118,7 +118,7 @@ impl Found {
     fn print(&self) {
         let (name, tried, place) = (self.mutant.name(), self.tried, place(&self.home));
         let (Some(caught), Some(repeat)) = (&self.caught, self.repeat()) else {
-            println!("{name} survived {tried} seeds\n  home: {place}");
+            say(format_args!("{name} survived {tried} seeds\n  home: {place}"));
             return;
         };
         let needs = self.needs.join(", ");
@@ -128,12 +128,12 @@ impl Found {
             Some(_) => format!("; caught without {needs} as well, which should be what it takes"),
         };
         let (by, seed) = (caught.outcome.word(), &caught.seed.text);
-        println!("{name} caught by {by} after {tried} seeds (seed {seed}){needed}");
-        println!("  home: {place} · {repeat}");
+        say(format_args!("{name} caught by {by} after {tried} seeds (seed {seed}){needed}"));
+        say(format_args!("  home: {place} · {repeat}"));
         if let Some(report) = &self.needless {
             let (by, seed) = (report.outcome.word(), &report.seed.text);
             // No file says this, so no command repeats it.
-            println!("  home: {place} without {needs} · seed {seed}, caught by {by}");
+            say(format_args!("  home: {place} without {needs} · seed {seed}, caught by {by}"));
         }
     }
 }

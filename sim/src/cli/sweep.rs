@@ -7,7 +7,7 @@ use refrain_core::mutant::Mutant;
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{NOTHING_RAN, SURVIVED, command, counts_json, jobs_of, load, mutant_of, place, run_json, write_trace};
+use super::{NOTHING_RAN, SURVIVED, command, counts_json, jobs_of, load, mutant_of, place, run_json, say, write_trace};
 use crate::coverage;
 use crate::homes;
 use crate::run::{Report, run};
@@ -64,7 +64,7 @@ impl Sweep {
                 write_failures(dir, scenario, &summary, mutant, &progress)?;
             }
             progress.aside(|| match json {
-                true => println!("{}", summary_json(scenario, &summary)),
+                true => say(summary_json(scenario, &summary)),
                 false => print_summary(scenario, &summary),
             });
             codes.push(summary.code(scenario));
@@ -112,10 +112,10 @@ fn failed(report: &Report) -> bool {
 fn print_failure(json: bool, scenario: &Scenario, report: &Report, mutant: Option<Mutant>) {
     let repeat = command(scenario, &report.seed, mutant);
     if json {
-        println!("{}", run_json(scenario, report, &repeat));
+        say(run_json(scenario, report, &repeat));
     } else {
-        println!("seed {} {}: {repeat}", report.seed.text, report.outcome.word());
-        report.outcome.lines().iter().take(3).for_each(|line| println!("  {line}"));
+        say(format_args!("seed {} {}: {repeat}", report.seed.text, report.outcome.word()));
+        report.outcome.lines().iter().take(3).for_each(|line| say(format_args!("  {line}")));
     }
 }
 
@@ -155,7 +155,7 @@ fn summary_json(scenario: &Scenario, summary: &Summary) -> serde_json::Value {
 
 fn print_summary(scenario: &Scenario, summary: &Summary) {
     let seconds = summary.took.as_secs_f64().max(1e-9);
-    println!(
+    say(format_args!(
         "{}: {} seeds, {} failed · {:.1} seeds a second · {:.0} steps of cores a second · \
          median {} pushes (at least {}), {} faults",
         scenario.name,
@@ -166,7 +166,7 @@ fn print_summary(scenario: &Scenario, summary: &Summary) {
         median(&summary.pushes),
         summary.pushes.iter().min().copied().unwrap_or(0),
         median(&summary.faults)
-    );
+    ));
     for group in ["fault", "verdict", "void", "reply", "workload", "world"] {
         let counts: Vec<String> = coverage::marks()
             .iter()
@@ -175,13 +175,13 @@ fn print_summary(scenario: &Scenario, summary: &Summary) {
                 Some(format!("{word} {}", summary.coverage.count(mark)))
             })
             .collect();
-        println!("  {group}: {}", counts.join(" · "));
+        say(format_args!("  {group}: {}", counts.join(" · ")));
     }
     if !summary.judges_covers(scenario) {
         let from = scenario.covers_from;
-        println!("  too few seeds to say what never happens: {}, not {from}", summary.runs);
+        say(format_args!("  too few seeds to say what never happens: {}, not {from}", summary.runs));
     }
     for mark in summary.missed(scenario) {
-        println!("  never happened, and the scenario is about it: {mark}");
+        say(format_args!("  never happened, and the scenario is about it: {mark}"));
     }
 }
