@@ -5,10 +5,10 @@
 
 #[cfg(feature = "mutants")]
 macro_rules! mutants {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+    ($($(#[doc = $story:literal])* $name:ident = $text:literal,)*) => {
         /// One known bug.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Mutant { $($(#[$doc])* $name,)* }
+        pub enum Mutant { $($(#[doc = $story])* $name,)* }
 
         impl Mutant {
             /// All of them.
@@ -17,6 +17,11 @@ macro_rules! mutants {
             /// The name used on the command line.
             pub fn name(self) -> &'static str {
                 match self { $(Mutant::$name => $text,)* }
+            }
+
+            /// What it gets wrong.
+            pub fn story(self) -> &'static str {
+                match self { $(Mutant::$name => concat!($($story),*).trim_ascii(),)* }
             }
         }
     };

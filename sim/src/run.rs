@@ -116,6 +116,14 @@ pub struct Report {
     pub virtual_us: u64,
 }
 
+impl Report {
+    /// Of a run that left no world.
+    fn empty(seed: Seed, outcome: Outcome) -> Self {
+        let (trace, coverage) = (String::new(), Coverage::default());
+        Self { seed, outcome, hash: 0, trace, coverage, handles: 0, pushes: 0, virtual_us: 0 }
+    }
+}
+
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
@@ -129,24 +137,28 @@ pub fn catch_panics() {
 
 /// Runs `scenario` under `seed`.
 pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: bool) -> Report {
-    let plan = Plan::draw(scenario, seed.value, mutant);
-    let mut world = World::new(plan, traced, invariants::all());
-    let end = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let mut made = None;
+    let end = catch_unwind(AssertUnwindSafe(|| {
+        let plan = Plan::draw(scenario, seed.value, mutant);
+        made.insert(World::new(plan, traced, invariants::all())).run()
+    }));
     let outcome = match end {
         Ok(End::Clean) => Outcome::Clean,
         Ok(End::Violated(violations)) => Outcome::Violated(violations),
         Ok(End::NotConverged(why)) => Outcome::NotConverged(why),
         Err(_) => Outcome::Panicked(LAST_PANIC.with(|last| last.borrow().replace('\n', " "))),
     };
+    let report = Report::empty(seed.clone(), expected(scenario, outcome));
+    // A panic while the world was drawn leaves none.
+    let Some(world) = made else { return report };
     Report {
-        seed: seed.clone(),
-        outcome: expected(scenario, outcome),
         hash: world.trace.hash(),
         trace: world.trace.lines().to_string(),
         pushes: world.coverage.count("workload.push"),
         virtual_us: world.now(),
         coverage: world.coverage,
         handles: world.handles,
+        ..report
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use refrain_core::config::Ack;
+use refrain_core::names::SiteId;
 use serde::Deserialize;
 
 use crate::fault::{Kind, Strike};
@@ -320,6 +321,9 @@ impl Scenario {
     /// Whatever the file names must exist: a slip of the pen would make another story of it.
     fn check_names(&self) -> anyhow::Result<()> {
         let sites = self.names_of_sites();
+        if let Some(name) = sites.iter().find(|name| SiteId::parse(name).is_err()) {
+            bail!("{name:?} is no name for a site");
+        }
         let scripted = self.fault.iter().map(|fault| &fault.site).chain(self.push.iter().map(|push| &push.site));
         if let Some(name) = scripted.into_iter().find(|name| !sites.contains(name)) {
             bail!("there is no site {name:?}; there are {}", sites.join(", "));

@@ -46,6 +46,7 @@ fn a_name_that_does_not_exist_is_an_error_that_names_those_that_do() {
     for (text, named) in [
         (fault, "ams, sfo"),
         (push, "ams, sfo"),
+        ("site_names = [\"ams\", \"s f o\"]", "s f o"),
         ("ack = \"sites:two\"", "sites:N"),
         ("ack = \"sites:0\"", "sites:N"),
         ("expect = { violation = \"one-history\" }", "one-history-per-ref"),

@@ -1,4 +1,4 @@
-//! Tells the program which commit it was built from: `REFRAIN_COMMIT` where a packager sets it, else what Git says.
+//! Tells both programs which commit it was built from: `REFRAIN_COMMIT` where a packager sets it, else what Git says.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ fn main() {
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         println!("cargo:rerun-if-changed={log}");
     } else {
-        println!("cargo:rerun-if-changed=build.rs");
+        println!("cargo:rerun-if-changed=../build.rs");
     }
 }
 
