@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::coverage::{self, Coverage};
 use crate::fault::Kind;
 use crate::homes;
-use crate::run::{self, Report, Seed, run, run_twice_if_it_fails};
+use crate::page;
+use crate::run::{self, Report, Seed, Wanted, run, run_twice_if_it_fails};
 use crate::scenario::Scenario;
 use crate::sweep::{Range, Summary, median, sweep};
 
@@ -38,6 +39,9 @@ enum Command {
         /// Write the trace here; `-` is stdout.
         #[arg(long)]
         trace: Option<String>,
+        /// Write a page that tells the run here.
+        #[arg(long, value_name = "FILE")]
+        html: Option<String>,
     },
     /// Many runs.
     Sweep {
@@ -102,7 +106,7 @@ pub fn main() -> i32 {
     };
     run::catch_panics();
     let outcome = match cli.command {
-        Command::Run { scenario, seed, mutant, trace } => one(cli.json, scenario, &seed, mutant, trace),
+        Command::Run { scenario, seed, mutant, trace, html } => one(cli.json, scenario, &seed, mutant, trace, html),
         Command::Sweep { scenarios, seeds, r#for, jobs, mutant, out } => {
             many(cli.json, &scenarios, seeds, r#for, jobs, mutant, out)
         }
@@ -147,6 +151,7 @@ fn one(
     seed: &str,
     mutant: Option<String>,
     trace: Option<String>,
+    html: Option<String>,
 ) -> Result<i32, String> {
     let scenario = load(scenario.as_deref())?;
     let seed = Seed::parse(seed)?;
@@ -158,9 +163,13 @@ fn one(
     } else {
         println!("{first}")
     }
-    let report = run_twice_if_it_fails(&scenario, &seed, mutant, trace.is_some());
+    let wanted = Wanted { trace: trace.is_some(), story: html.is_some() };
+    let report = run_twice_if_it_fails(&scenario, &seed, mutant, wanted);
     if let Some(path) = &trace {
         write_trace(path, &report)?;
+    }
+    if let Some(path) = &html {
+        page::write(path, &scenario, &report, &repeat)?;
     }
     let covers = scenario.covers.iter().filter(|_| scenario.covers_from <= 1);
     let missed: Vec<&String> = covers.filter(|mark| report.coverage.count(mark) == 0).collect();

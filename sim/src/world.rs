@@ -30,6 +30,7 @@ use crate::oids::{OidMap, OidSet};
 use crate::queue::Queue;
 use crate::repo::Repo;
 use crate::site::{Daemon, Host};
+use crate::story::Story;
 use crate::swarm::{Plan, SECOND};
 use crate::trace::{self, Trace};
 use crate::walk::Universe;
@@ -102,6 +103,8 @@ pub struct World {
     pub coverage: Coverage,
     /// What happened.
     pub trace: Trace,
+    /// The same for people, if anybody wants it.
+    pub story: Story,
     /// Calls into cores.
     pub handles: u64,
     pub(crate) queue: Queue<Happening>,
@@ -172,6 +175,7 @@ impl World {
             end: None,
             standing_still: 0,
             trace: Trace::new(traced),
+            story: Story::default(),
             coverage: Coverage::default(),
             handles: 0,
             observed,
@@ -254,6 +258,7 @@ impl World {
     /// Shows an event to every invariant.
     pub(crate) fn emit(&mut self, event: &Event) {
         let log_lost = self.faults.log_lost;
+        self.story.see(self.queue.now(), &self.observed, event);
         for invariant in self.invariants.iter_mut().filter(|it| !log_lost || !it.presumes_log()) {
             self.violations.extend(invariant.check(&self.observed, event));
         }
@@ -343,6 +348,7 @@ impl World {
         self.note(host, [100, number, u64::from(take_over)], || {
             format!("daemon {number} starts, take_over={take_over}")
         });
+        self.story.started(now, host, &self.hosts[host].name, take_over);
         let (core, effects) = Site::start(clock.read(now), config, restored, rng);
         let own = self.hosts[host].disk.journal.session.counted;
         let at_ms = crate::clock::EPOCH_MS + now / 1000;
@@ -392,6 +398,7 @@ impl World {
         self.trace.note(now, &self.hosts[host].name, [daemon, kind, op], || {
             format!("{} {}", trace::machine_of_input(&input), trace::input(&input))
         });
+        self.story.heard(now, daemon, &input);
         self.handles += 1;
         let clock = at.clock.read(now);
         let effects = at.core.as_mut().expect("checked above").handle(clock, input);
@@ -429,6 +436,7 @@ impl World {
         let site = self.hosts[at.host].site.clone();
         for (partition, offset, verdict) in judged {
             let words = self.coverage.verdict(&verdict);
+            self.story.judged(partition, offset, &verdict);
             self.emit(&Event::Judged { site: site.clone(), daemon, partition, offset, words });
         }
         for effect in effects {

@@ -55,6 +55,7 @@ impl World {
         let host = strike.host;
         self.coverage.mark("fault", strike.kind.name());
         self.note(host, [300, at as u64, strike.lasts], || format!("fault {} begins", strike.kind.name()));
+        self.story.struck(self.now(), at, &strike);
         self.faults.active.insert(at);
         self.expect_people(host);
         match strike.kind {
@@ -104,6 +105,7 @@ impl World {
         }
         let strike = self.plan.strikes[at].clone();
         let host = strike.host;
+        self.story.healed(self.now(), at);
         self.note(host, [301, at as u64, 0], || format!("fault {} ends", strike.kind.name()));
         match strike.kind {
             Kind::AppendUnknown => self.faults.unknown_rate = 0,
@@ -180,6 +182,7 @@ impl World {
         let host = self.daemons[daemon as usize].host;
         let site = self.hosts[host].site.clone();
         self.note(host, [302, daemon, death as u64], || format!("daemon {daemon} stops: {death:?}"));
+        self.story.stopped(self.now(), daemon, &death);
         self.tear(daemon);
         let at = &mut self.daemons[daemon as usize];
         at.core = None;
