@@ -154,7 +154,13 @@ impl Story {
                 if let Place::Partition(partition) = place {
                     self.landings.insert((partition, offset), (at, self.appends[at].landed.len()));
                 }
-                self.appends[at].landed.push(Landing { at: now, offset, words: Vec::new(), gone: false });
+                self.appends[at].landed.push(Landing {
+                    at: now,
+                    offset,
+                    words: Vec::new(),
+                    reference: Vec::new(),
+                    gone: false,
+                });
             }
         }
     }
@@ -187,7 +193,10 @@ impl Story {
             return;
         }
         match event {
-            Event::Appended { partition, offset } => self.see_members(now, seen, *partition, *offset),
+            Event::Appended { partition, offset } => {
+                self.see_reference(seen, *partition, *offset);
+                self.see_members(now, seen, *partition, *offset);
+            }
             Event::Answered { push } => drop(self.told.entry(*push).or_insert(now)),
             Event::RefSet { site, repo, name, to, foreign: false, .. } => {
                 self.see_shown(now, seen, site, (repo, name), *to);
@@ -265,6 +274,14 @@ impl Story {
         }
         // Offsets are given out again from there on.
         self.landings.retain(|(partition, offset), _| ends.get(partition).is_none_or(|end| !gone(*offset, *end)));
+    }
+
+    /// What the reference says of a record that just became durable.
+    fn see_reference(&mut self, seen: &Observed, partition: Partition, offset: Offset) {
+        let place = self.landings.get(&(partition, offset));
+        if let (Some((at, nth)), Some(decision)) = (place, seen.naive.decision(partition, offset)) {
+            self.appends[*at].landed[*nth].reference = tally(decision.words.iter().copied());
+        }
     }
 
     /// Membership as partition 0 decides it.
@@ -345,16 +362,19 @@ fn place(topic: Topic) -> Option<Place> {
 
 /// A verdict's words, each with how often it is there.
 fn counted(verdict: &Verdict) -> Vec<(&'static str, usize)> {
-    let mut words: BTreeMap<&'static str, usize> = BTreeMap::new();
-    let mut add = |word| *words.entry(word).or_default() += 1;
     match verdict {
-        Verdict::Void(void) => return vec![("void", 1), (void.word(), 1)],
-        Verdict::Counted => add("counted"),
-        Verdict::Push(judgements) => judgements.iter().for_each(|judgement| match judgement {
-            Judgement::Accepted { .. } => add("accepted"),
-            Judgement::Unchanged => add("unchanged"),
-            Judgement::Rejected(why) => add(why.word()),
-        }),
+        Verdict::Void(void) => vec![("void", 1), (void.word(), 1)],
+        Verdict::Counted => vec![("counted", 1)],
+        Verdict::Push(judgements) => tally(judgements.iter().map(|judgement| match judgement {
+            Judgement::Accepted { .. } => "accepted",
+            Judgement::Unchanged => "unchanged",
+            Judgement::Rejected(why) => why.word(),
+        })),
     }
-    words.into_iter().collect()
+}
+
+fn tally(words: impl Iterator<Item = &'static str>) -> Vec<(&'static str, usize)> {
+    let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+    words.for_each(|word| *counts.entry(word).or_default() += 1);
+    counts.into_iter().collect()
 }

@@ -25,6 +25,8 @@ pub(super) struct Clues {
     records: BTreeSet<(Partition, Offset)>,
     repos: BTreeSet<String>,
     refs: BTreeSet<String>,
+    /// Refs of one repository, found by what the sentence names.
+    there: BTreeSet<(String, String)>,
     machines: BTreeSet<usize>,
 }
 
@@ -53,7 +55,8 @@ impl Clues {
         clues
     }
 
-    /// A push's records belong to it, and a record's push to the record.
+    /// A push's records belong to it, and a record's push to the record. Where a sentence names no ref, those of its
+    /// records are what it is about.
     fn follow(&mut self, items: &[Item<'_>]) {
         for _ in 0..2 {
             for item in items {
@@ -64,6 +67,11 @@ impl Clues {
                 }
             }
         }
+        let of_them: Vec<&Item<'_>> = items.iter().filter(|item| self.is_about(item)).collect();
+        for about in of_them.iter().filter(|_| self.refs.is_empty()).filter_map(|item| item.about) {
+            let repo = about.repo.clone().unwrap_or_default();
+            self.there.extend(about.names.iter().map(|name| (repo.clone(), name.clone())));
+        }
     }
 
     fn is_about(&self, item: &Item<'_>) -> bool {
@@ -71,7 +79,10 @@ impl Clues {
         let of_record = item.records.iter().any(|record| self.records.contains(record));
         let of_ref = item.about.is_some_and(|about| {
             let here = self.repos.is_empty() || about.repo.as_ref().is_some_and(|repo| self.repos.contains(repo));
-            here && about.names.iter().any(|name| self.refs.contains(name))
+            let there = |name: &String| {
+                about.repo.as_ref().is_some_and(|repo| self.there.contains(&(repo.clone(), name.clone())))
+            };
+            about.names.iter().any(|name| here && self.refs.contains(name) || there(name))
         });
         of_push || of_record || of_ref
     }

@@ -168,7 +168,8 @@ fn appended<'a>(story: &'a Story, sending: &'a Sending) -> Item<'a> {
     let ends = sending.landed.iter().map(|landing| {
         let judged = match () {
             () if landing.gone => "gone",
-            () if landing.words.is_empty() => "unread",
+            () if sending.place == Place::Replicated => "counts",
+            () if landing.words.is_empty() && landing.reference.is_empty() => "unread",
             () if landing.says("void") => "void",
             () if ["accepted", "counted", "unchanged"].iter().any(|word| landing.says(word)) => "counts",
             () => "rejected",
@@ -196,9 +197,12 @@ fn history(story: &Story, sending: &Sending) -> String {
     };
     let mut text = format!("{} ({}){about}: {by}", what.kind, what.whose);
     for landing in &sending.landed {
-        let words = verdict(landing);
+        let words = match sending.place {
+            Place::Partition(_) => format!(": {}", verdict(landing)),
+            Place::Replicated => String::new(),
+        };
         let gone = if landing.gone { ", and gone later" } else { "" };
-        text += &format!("; durable at {} s as offset {}: {words}{gone}", seconds(landing.at), landing.offset);
+        text += &format!("; durable at {} s as offset {}{words}{gone}", seconds(landing.at), landing.offset);
     }
     if sending.landed.is_empty() {
         text += match fate(story, sending) {
@@ -217,11 +221,15 @@ fn history(story: &Story, sending: &Sending) -> String {
 
 /// What a landed record came to, in words.
 pub(super) fn verdict(landing: &crate::story::Landing) -> String {
-    if landing.words.is_empty() {
-        return "nobody folded it".to_string();
-    }
     let word = |(word, count): &(&str, usize)| if *count > 1 { format!("{word} ×{count}") } else { word.to_string() };
-    landing.words.iter().map(word).collect::<Vec<_>>().join(" ")
+    let all = |words: &[(&str, usize)]| words.iter().map(word).collect::<Vec<_>>().join(" ");
+    let (said, reference) = (all(&landing.words), all(&landing.reference));
+    match () {
+        () if said.is_empty() && reference.is_empty() => "nobody folded it".to_string(),
+        () if said.is_empty() => format!("{reference} (by the reference; no daemon had folded it yet)"),
+        () if landing.is_disputed() => format!("{said}, but the reference says {reference}"),
+        () => said,
+    }
 }
 
 /// A lane of the log, in words.

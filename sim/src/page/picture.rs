@@ -14,6 +14,8 @@ const GUTTER: f64 = 64.0;
 const LANE: f64 = 112.0;
 const GAP: f64 = 28.0;
 const LOG_LANE: f64 = 64.0;
+/// So that there is room for a sentence.
+const WIDTH_MIN: f64 = 600.0;
 /// Above the first moment, for what must not touch the heads of the lanes.
 const TOP: f64 = 20.0;
 /// Below the last one, for what broke then.
@@ -33,7 +35,7 @@ impl<'a> Picture<'a> {
     /// An hour is some 16,000 pixels high at first; what is short is drawn larger.
     pub(super) fn new(story: &'a Story, from: u64) -> Self {
         let span = (story.end.saturating_sub(from) / SECOND).max(1);
-        Self { story, from, scale: (16_000 / span).clamp(2, 40) as f64 }
+        Self { story, from, scale: (16_000 / span).clamp(2, 100) as f64 }
     }
 
     fn y(&self, at: u64) -> String {
@@ -58,7 +60,7 @@ impl<'a> Picture<'a> {
     }
 
     fn width(&self) -> f64 {
-        self.log() + LOG_LANE * f64::from(self.story.partitions + 1) + 8.0
+        (self.log() + LOG_LANE * f64::from(self.story.partitions + 1) + 8.0).max(WIDTH_MIN)
     }
 
     /// The names of the lanes, to stay above the picture while it scrolls.
@@ -100,8 +102,9 @@ impl<'a> Picture<'a> {
         let mut bands: Vec<&Struck> = story.strikes.iter().collect();
         bands.sort_by_key(|struck| struck.at);
         let mut taken: Vec<(usize, usize, u64)> = Vec::new();
+        let mut labels = String::new();
         for struck in bands.iter().filter(|it| lasts(story, it).unwrap_or(it.at) >= self.from) {
-            self.fault(&mut out, struck, &mut taken);
+            self.fault(&mut out, &mut labels, struck, &mut taken);
         }
         // What is large lies below what is small.
         for layer in 0..4 {
@@ -109,6 +112,7 @@ impl<'a> Picture<'a> {
                 self.item(&mut out, item, led.get(&at).copied());
             }
         }
+        out += &labels;
         self.lines(&mut out);
         out + "</svg>"
     }
@@ -135,7 +139,7 @@ impl<'a> Picture<'a> {
 
     /// A band as wide as what the fault is about, with a label; a strike has a mark instead of a band. Bands of one lane
     /// that overlap have their labels beside each other.
-    fn fault(&self, out: &mut String, struck: &Struck, taken: &mut Vec<(usize, usize, u64)>) {
+    fn fault(&self, out: &mut String, labels: &mut String, struck: &Struck, taken: &mut Vec<(usize, usize, u64)>) {
         let (left, wide) = match scope(struck) {
             Scope::Machine(lane) => (self.machine(lane) - LANE / 2.0, LANE - 4.0),
             Scope::Sites => (GUTTER, LANE * self.story.machines.len() as f64),
@@ -161,8 +165,12 @@ impl<'a> Picture<'a> {
         } else {
             let _ = write!(out, "<use href=\"#bolt\" x=\"{strip}\" y=\"{y1}\"/>");
         }
+        *out += "</g>\n";
         let (x, dy) = (strip + 5.0, 9 + 10 * slot);
-        let _ = writeln!(out, "<text x=\"{x}\" y=\"{y1}\" dy=\"{dy}\">{name}</text></g>");
+        let _ = writeln!(
+            labels,
+            "<g class=\"fault {kind}\"><title>{text}</title><text x=\"{x}\" y=\"{y1}\" dy=\"{dy}\">{name}</text></g>"
+        );
     }
 
     fn item(&self, out: &mut String, item: &Item<'_>, led: Option<usize>) {
@@ -265,7 +273,10 @@ impl<'a> Picture<'a> {
         let names: Vec<&str> = story.violations.iter().map(|it| it.invariant).collect();
         let end = match names.as_slice() {
             [] => ("end", format!("the run ends at {} s", seconds(story.end))),
-            names => ("end broken", format!("{} violated at {} s", names.join(", "), seconds(story.end))),
+            [name] => ("end broken", format!("{name} violated at {} s", seconds(story.end))),
+            [name, more @ ..] => {
+                ("end broken", format!("{name} and {} more violated at {} s", more.len(), seconds(story.end)))
+            }
         };
         line(end.0, story.end, &end.1, 14);
     }

@@ -207,14 +207,24 @@ pub struct Landing {
     /// What the first daemon that folded it said, each word with how often: `void` with its reason, `counted`, or a
     /// judgement an update. Empty: nobody folded it.
     pub words: Vec<(&'static str, usize)>,
+    /// The same by the reference fold, as long as the log lost nothing.
+    pub reference: Vec<(&'static str, usize)>,
     /// The log lost it, or retention took it.
     pub gone: bool,
 }
 
 impl Landing {
-    /// Whether a word is among them.
+    /// Whether a word is among those of the first daemon that folded it, or else of the reference.
     pub fn says(&self, word: &str) -> bool {
-        self.words.iter().any(|(it, _)| *it == word)
+        let words = if self.words.is_empty() { &self.reference } else { &self.words };
+        words.iter().any(|(it, _)| *it == word)
+    }
+
+    /// Whether the two differ; of a void record the reference knows no reason.
+    pub fn is_disputed(&self) -> bool {
+        let known = !self.words.is_empty() && !self.reference.is_empty();
+        let void = |words: &[(&str, usize)]| words.iter().any(|(word, _)| *word == "void");
+        known && self.words != self.reference && !(void(&self.words) && void(&self.reference))
     }
 }
 
