@@ -3,7 +3,7 @@
 (() => {
   const byId = id => document.getElementById(id);
   const svg = byId('pic'), box = byId('box'), zoom = byId('zoom'), only = byId('only'), ticks = byId('ticks');
-  const TOP = 20, scale = +svg.dataset.k, from = +svg.dataset.from, to = +svg.dataset.to;
+  const TOP = 20, BOTTOM = 40, scale = +svg.dataset.k, from = +svg.dataset.from, to = +svg.dataset.to;
   const height = +svg.getAttribute('height'), width = +svg.getAttribute('width');
   let factor = 1;
   const moving = [];
@@ -27,13 +27,12 @@
     const middle = time(box.scrollTop + box.clientHeight / 2);
     factor = by;
     for (const [it, name, base] of moving) it.setAttribute(name, (TOP + (base - TOP) * factor).toFixed(2));
-    svg.setAttribute('height', (height - TOP) * factor + TOP + (factor < 1 ? 40 : 0));
+    svg.setAttribute('height', (height - TOP - BOTTOM) * factor + TOP + BOTTOM);
     box.scrollTop = y(middle) - box.clientHeight / 2;
     drawTicks();
   }
   function go(t) {
     box.scrollTop = y(t) - box.clientHeight / 2;
-    box.scrollIntoView({ block: 'nearest' });
     drawTicks();
   }
   function filter() {
@@ -59,6 +58,7 @@
     const target = byId(link.getAttribute('href').slice(1));
     if (target && target !== box) target.classList.add('here');
     go(+link.dataset.t);
+    box.scrollIntoView({ block: 'nearest' });
   });
   svg.addEventListener('mouseover', event => {
     const title = event.target.closest('g')?.querySelector('title');
