@@ -170,8 +170,8 @@ fn what_led(out: &mut String, report: &Report, drawn: &[Item<'_>]) -> BTreeMap<u
 }
 
 fn controls(out: &mut String, story: &Story) {
-    *out += "<h2>The run</h2>\n<form id=\"controls\"><label>time <input id=\"zoom\" type=\"range\" min=\"-2\" max=\"6\" \
-             step=\"0.5\" value=\"0\"></label> <label>only <input id=\"only\" placeholder=\"repository, ref\" \
+    *out += "<h2>The run</h2>\n<form id=\"controls\"><label>time <input id=\"zoom\" type=\"range\" min=\"-2\" \
+             max=\"6\" step=\"0.5\" value=\"0\"></label> <label>only <input id=\"only\" placeholder=\"repository, ref\" \
              list=\"repos\"></label><datalist id=\"repos\">";
     let repos: std::collections::BTreeSet<&str> =
         story.pushes.iter().filter_map(|push| push.about.repo.as_deref()).collect();
@@ -216,13 +216,14 @@ fn left_out(out: &mut String, story: &Story, (cut, drawn): (usize, usize), from:
     *out += "</p>\n";
 }
 
-const LEGEND: &str = "<details open><summary>How to read it</summary>\n<p>Time goes down. A grey bar is a daemon that \
-runs: a triangle where it starts, a cross where it stops. The bar left of it is a push from handing over to answer: \
-<b class=\"k-ok\">ok</b>, <b class=\"k-no\">refused</b>, <b class=\"k-undecided\">undecided</b>, <b class=\"k-none\">never \
-answered</b>. An arrow to the right is an append from its sending to its place in the log: <b class=\"k-prompt\">prompt</b>, \
-<b class=\"k-late\">late or unknown to its sender</b>; one that ends on the way was <b class=\"k-no\">refused (cross)</b> or \
-<b class=\"k-none\">lost (ring)</b>. In the log a dot is a record that counts, a cross a push of which nothing was \
-accepted, a ring one that is void, was lost again or was read by nobody; a record without an arrow is a stranger's. An \
-arrow to the left is a site that shows a record's refs. Diamonds are membership, disks and what people did behind a \
-daemon. Coloured bands are faults, bolts are strikes. Point at anything for the whole of it; a push leads to its \
-row below.</p></details>\n";
+const LEGEND: &str = "<details open><summary>How to read it</summary>\n<p>Time goes down. A grey bar is a daemon \
+that runs: a triangle where it starts, a cross where it stops. The bar left of it is a push from handing over to \
+answer: <b class=\"k-ok\">ok</b>, <b class=\"k-no\">refused</b>, <b class=\"k-undecided\">undecided</b>, <b \
+class=\"k-none\">never answered</b>. An arrow to the right is an append from its sending to its place in the log: <b \
+class=\"k-prompt\">prompt</b>, <b class=\"k-late\">late or unknown to its sender</b>; one that ends on the way was \
+<b class=\"k-no\">refused (cross)</b> or <b class=\"k-none\">lost (ring)</b>. In the log a dot is a record that \
+counts, a cross a push of which nothing was accepted, a ring one that is void, was lost again or was read by nobody; \
+a record without an arrow is a stranger's. An arrow to the left is a site that shows a record's refs, and a green \
+ring beside a bar a site that shows what no known record holds, as after a loss of the log. Dashes lead to what is \
+void or gone. Diamonds are membership, disks and what people did behind a daemon. Coloured bands are faults, bolts \
+are strikes. Point at anything for the whole of it; a push leads to its row below.</p></details>\n";

@@ -15,7 +15,8 @@
   const time = px => from + (px - TOP) / scale / factor;
   function drawTicks() {
     const first = Math.max(from, time(box.scrollTop)), last = Math.min(to, time(box.scrollTop + box.clientHeight));
-    const step = [.01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20, 60, 120, 300, 600].find(it => it * scale * factor >= 28) || 600;
+    const steps = [.01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20, 60, 120, 300, 600];
+    const step = steps.find(it => it * scale * factor >= 28) || 600;
     const parts = [];
     for (let n = Math.ceil(first / step); n * step <= last; n++) {
       const at = y(n * step).toFixed(2), text = (n * step).toFixed(step < 1 ? 2 : 0);

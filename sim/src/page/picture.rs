@@ -137,8 +137,8 @@ impl<'a> Picture<'a> {
         out.push('\n');
     }
 
-    /// A band as wide as what the fault is about, with a label; a strike has a mark instead of a band. Bands of one lane
-    /// that overlap have their labels beside each other.
+    /// A band as wide as what the fault is about, with a label; a strike has a mark instead of a band. Labels of bands
+    /// that overlap on one lane stand below each other.
     fn fault(&self, out: &mut String, labels: &mut String, struck: &Struck, taken: &mut Vec<(usize, usize, u64)>) {
         let (left, wide) = match scope(struck) {
             Scope::Machine(lane) => (self.machine(lane) - LANE / 2.0, LANE - 4.0),

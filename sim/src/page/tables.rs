@@ -13,7 +13,8 @@ use crate::story::{About, NAMES_MAX, Place, Pushed, Sending, Story};
 pub(super) fn faults(out: &mut String, story: &Story) {
     let _ = writeln!(
         out,
-        "<h2>{} faults</h2>\n<table id=\"faults\"><tr><th>from</th><th>to</th><th>kind</th><th>where</th><th>what</th></tr>",
+        "<h2>{} faults</h2>\n<table id=\"faults\">\
+         <tr><th>from</th><th>to</th><th>kind</th><th>where</th><th>what</th></tr>",
         story.strikes.len()
     );
     for struck in &story.strikes {
@@ -87,7 +88,8 @@ fn row(
         .collect();
     let _ = writeln!(
         out,
-        "<tr id=\"p{id}\" class=\"{}\" data-k=\"{}\"><td>{id}</td><td><a class=\"go\" data-t=\"{t}\" href=\"#box\">{t}</a>\
+        "<tr id=\"p{id}\" class=\"{}\" data-k=\"{}\"><td>{id}</td>\
+         <td><a class=\"go\" data-t=\"{t}\" href=\"#box\">{t}</a>\
          </td><td>{}</td><td>{}</td><td>{atomic}{}</td><td>{answer}</td><td>{became}</td><td>{}</td></tr>",
         items::outcome(push),
         escape(&items::named(&push.about)),
