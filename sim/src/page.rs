@@ -170,9 +170,10 @@ fn what_led(out: &mut String, report: &Report, drawn: &[Item<'_>]) -> BTreeMap<u
 }
 
 fn controls(out: &mut String, story: &Story) {
-    *out += "<h2>The run</h2>\n<form id=\"controls\"><label>time <input id=\"zoom\" type=\"range\" min=\"-2\" \
-             max=\"6\" step=\"0.5\" value=\"0\"></label> <label>only <input id=\"only\" placeholder=\"repository, ref\" \
-             list=\"repos\"></label><datalist id=\"repos\">";
+    *out += "<h2>The run</h2>\n<form id=\"controls\">\
+             <label>time <input id=\"zoom\" type=\"range\" min=\"-2\" max=\"6\" step=\"0.5\" value=\"0\"></label> \
+             <label>only <input id=\"only\" placeholder=\"repository, ref\" list=\"repos\"></label>\
+             <datalist id=\"repos\">";
     let repos: std::collections::BTreeSet<&str> =
         story.pushes.iter().filter_map(|push| push.about.repo.as_deref()).collect();
     for repo in repos {
