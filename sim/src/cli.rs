@@ -13,7 +13,8 @@ use refrain_core::mutant::Mutant;
 use serde_json::json;
 
 use crate::coverage::{self, Coverage};
-use crate::run::{self, Report, Seed, run_twice_if_it_fails};
+use crate::page;
+use crate::run::{self, Report, Seed, Wanted, run_twice_if_it_fails};
 use crate::scenario::Scenario;
 
 #[derive(Parser)]
@@ -44,6 +45,9 @@ enum Command {
         /// Write the trace here; `-` is stdout.
         #[arg(long)]
         trace: Option<String>,
+        /// Write a page that tells the run here.
+        #[arg(long, value_name = "FILE")]
+        html: Option<String>,
     },
     /// Many runs.
     Sweep(sweep::Sweep),
@@ -91,7 +95,7 @@ pub fn main() -> i32 {
     };
     run::catch_panics();
     let outcome = match cli.command {
-        Command::Run { scenario, seed, mutant, trace } => one(cli.json, scenario, &seed, mutant, trace),
+        Command::Run { scenario, seed, mutant, trace, html } => one(cli.json, scenario, &seed, mutant, trace, html),
         Command::Sweep(sweep) => sweep.run(cli.json),
         Command::Mutants(mutants) => mutants.run(cli.json),
         Command::List { what } => {
@@ -155,6 +159,7 @@ fn one(
     seed: &str,
     mutant: Option<String>,
     trace: Option<String>,
+    html: Option<String>,
 ) -> Result<i32, String> {
     let scenario = load(scenario.as_deref())?;
     let seed = Seed::parse(seed)?;
@@ -166,9 +171,13 @@ fn one(
     } else {
         say(first)
     }
-    let report = run_twice_if_it_fails(&scenario, &seed, mutant, trace.is_some());
+    let wanted = Wanted { trace: trace.is_some(), story: html.is_some() };
+    let report = run_twice_if_it_fails(&scenario, &seed, mutant, wanted);
     if let Some(path) = &trace {
         write_trace(path, &report)?;
+    }
+    if let Some(path) = &html {
+        page::write(path, &scenario, &report, &repeat)?;
     }
     let covers = scenario.covers.iter().filter(|_| scenario.covers_from <= 1);
     let missed: Vec<&String> = covers.filter(|mark| report.coverage.count(mark) == 0).collect();

@@ -9,6 +9,7 @@ use crate::coverage::Coverage;
 use crate::invariants;
 use crate::observed::Violation;
 use crate::scenario::Scenario;
+use crate::story::Story;
 use crate::swarm::Plan;
 use crate::world::{End, World};
 
@@ -106,6 +107,8 @@ pub struct Report {
     pub hash: u64,
     /// Its trace, if wanted.
     pub trace: String,
+    /// Its story, if wanted.
+    pub story: Story,
     /// What it met.
     pub coverage: Coverage,
     /// Calls into cores.
@@ -120,7 +123,7 @@ impl Report {
     /// Of a run that left no world.
     fn empty(seed: Seed, outcome: Outcome) -> Self {
         let (trace, coverage) = (String::new(), Coverage::default());
-        Self { seed, outcome, hash: 0, trace, coverage, handles: 0, pushes: 0, virtual_us: 0 }
+        Self { seed, outcome, hash: 0, trace, coverage, handles: 0, pushes: 0, virtual_us: 0, story: Story::new(false) }
     }
 }
 
@@ -135,12 +138,30 @@ pub fn catch_panics() {
     }));
 }
 
+/// What a run is to leave beside its outcome; neither changes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// The trace's lines.
+    pub trace: bool,
+    /// The story.
+    pub story: bool,
+}
+
+impl From<bool> for Wanted {
+    fn from(trace: bool) -> Self {
+        Self { trace, story: false }
+    }
+}
+
 /// Runs `scenario` under `seed`.
-pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: bool) -> Report {
+pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, wanted: impl Into<Wanted>) -> Report {
+    let wanted = wanted.into();
     let mut made = None;
     let end = catch_unwind(AssertUnwindSafe(|| {
         let plan = Plan::draw(scenario, seed.value, mutant);
-        made.insert(World::new(plan, traced, invariants::all())).run()
+        let world = made.insert(World::new(plan, wanted.trace, invariants::all()));
+        world.story = Story::new(wanted.story);
+        world.run()
     }));
     let outcome = match end {
         Ok(End::Clean) => Outcome::Clean,
@@ -148,14 +169,17 @@ pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: boo
         Ok(End::NotConverged(why)) => Outcome::NotConverged(why),
         Err(_) => Outcome::Panicked(LAST_PANIC.with(|last| last.borrow().replace('\n', " "))),
     };
-    let report = Report::empty(seed.clone(), expected(scenario, outcome));
     // A panic while the world was drawn leaves none.
-    let Some(world) = made else { return report };
+    let Some(mut world) = made else { return Report::empty(seed.clone(), expected(scenario, outcome)) };
+    let violations = if let Outcome::Violated(list) = &outcome { list.as_slice() } else { &[] };
+    world.tell(violations);
+    let report = Report::empty(seed.clone(), expected(scenario, outcome));
     Report {
         hash: world.trace.hash(),
         trace: world.trace.lines().to_string(),
         pushes: world.coverage.count("workload.push"),
         virtual_us: world.now(),
+        story: world.story,
         coverage: world.coverage,
         handles: world.handles,
         ..report
@@ -163,8 +187,13 @@ pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: boo
 }
 
 /// As [`run`]; a run that fails is done once more, since a failure that does not come again cannot be worked on.
-pub fn run_twice_if_it_fails(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, traced: bool) -> Report {
-    let first = run(scenario, seed, mutant, traced);
+pub fn run_twice_if_it_fails(
+    scenario: &Scenario,
+    seed: &Seed,
+    mutant: Option<Mutant>,
+    wanted: impl Into<Wanted>,
+) -> Report {
+    let first = run(scenario, seed, mutant, wanted);
     if !(100..=102).contains(&first.outcome.code()) {
         return first;
     }

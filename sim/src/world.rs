@@ -1,6 +1,7 @@
 //! The world: takes what happens next, drives the cores, executes their effects, and shows every event to the
 //! invariants.
 
+mod boot;
 mod calm;
 mod disk;
 mod faults;
@@ -30,6 +31,7 @@ use crate::oids::{OidMap, OidSet};
 use crate::queue::Queue;
 use crate::repo::Repo;
 use crate::site::{Daemon, Host};
+use crate::story::Story;
 use crate::swarm::{Chore, Plan, SECOND};
 use crate::trace::{self, Trace};
 use crate::walk::Universe;
@@ -102,6 +104,8 @@ pub struct World {
     pub coverage: Coverage,
     /// What happened.
     pub trace: Trace,
+    /// The same for people, if anybody wants it.
+    pub story: Story,
     /// Calls into cores.
     pub handles: u64,
     pub(crate) queue: Queue<Happening>,
@@ -172,6 +176,7 @@ impl World {
             end: None,
             standing_still: 0,
             trace: Trace::new(traced),
+            story: Story::default(),
             coverage: Coverage::default(),
             handles: 0,
             observed,
@@ -258,6 +263,7 @@ impl World {
     /// Shows an event to every invariant.
     pub(crate) fn emit(&mut self, event: &Event) {
         let log_lost = self.faults.log_lost;
+        self.story.see(self.queue.now(), &self.observed, event);
         for invariant in self.invariants.iter_mut().filter(|it| !log_lost || !it.presumes_log()) {
             self.violations.extend(invariant.check(&self.observed, event));
         }
@@ -311,75 +317,6 @@ impl World {
         self.views(host).get(repo).map(|view| &view.refs)
     }
 
-    /// A daemon starts with what its disk holds.
-    fn boot(&mut self, host: usize, take_over: bool) {
-        let now = self.now();
-        let at = &mut self.hosts[host];
-        if at.gone || at.daemon.is_some() {
-            return;
-        }
-        let number = self.daemons.len() as u64;
-        at.daemon = Some(number);
-        // Spools of the dead are swept first, what they held of pushes that are done with, and their locks; but some
-        // locks stay while somebody is inside who sets refs.
-        at.disk.spools.clear();
-        let open = at.disk.journal.open().0;
-        for (repo, extra) in &mut at.disk.extras {
-            extra.keeps.retain(|offset, _| open.iter().any(|(of, at)| *of == repo && at == offset));
-        }
-        let held = now + self.disk_rng.below(LOCKS_HELD);
-        let stay = self.disk_rng.percent(50);
-        for extra in at.disk.extras.values_mut() {
-            extra.stale_locks.retain(|_, until| stay || *until > now && *until != u64::MAX);
-            extra.stale_locks.values_mut().for_each(|until| *until = (*until).min(held));
-        }
-        let clock = at.clock.rebooted(now, self.clocks.below(1 << 40));
-        let site = at.site.clone();
-        let restored = at.disk.journal.restored();
-        let folded = restored.controls.iter().filter_map(|it| Some((it.partition, it.last?))).collect();
-        let config = self.config(host, &site, take_over);
-        let rng = self.root.fork(&format!("daemon-{number}"));
-        if take_over {
-            self.meet_takeover(host, &site);
-        } else {
-            self.expect_people(number as usize % self.plan.sites.len());
-        }
-        self.note(host, [100, number, u64::from(take_over)], || {
-            format!("daemon {number} starts, take_over={take_over}")
-        });
-        let (core, effects) = Site::start(clock.read(now), config, restored, rng);
-        let own = self.hosts[host].disk.journal.session.counted;
-        let at_ms = crate::clock::EPOCH_MS + now / 1000;
-        self.observed.starts.insert(number, Start { at_ms, own, take_over, folded });
-        self.daemons.push(Daemon::new(host, core, clock));
-        if self.hosts[host].shadow {
-            self.observed.shadows.insert(number);
-        } else {
-            let view = self.observed.sites.get_mut(&site).expect("known");
-            view.up = true;
-            view.asked_in_vain.clear();
-            self.emit(&Event::Started { site, daemon: number });
-        }
-        self.after_core(number, effects);
-    }
-
-    fn config(&self, host: usize, site: &SiteId, take_over: bool) -> Config {
-        let sites = self.plan.sites.iter().map(|name| SiteId::parse(name).expect("checked")).collect();
-        let place = self.plan.sites.iter().position(|name| name == site.as_str()).unwrap_or(host);
-        let mut config = Config::new(site.clone(), sites, self.plan.partitions);
-        config.first_members.truncate(self.plan.first_members);
-        config.ack = self.plan.acks[place];
-        config.refdb = self.plan.refdb;
-        config.inline_max = self.plan.inline_max;
-        config.pack_max = self.plan.pack_max;
-        config.chunk_bytes = self.plan.chunk_bytes;
-        config.flip_timeout = std::time::Duration::from_micros(self.plan.flip);
-        config.take_over = take_over;
-        config.limits = self.plan.limits;
-        config.mutants = self.plan.mutant.map_or(Mutants::none(), Mutants::with);
-        config
-    }
-
     /// A fact arrives.
     pub(crate) fn give(&mut self, daemon: u64, input: Input) {
         let now = self.now();
@@ -397,6 +334,7 @@ impl World {
         self.trace.note(now, &self.hosts[host].name, [daemon, kind, op], || {
             format!("{} {}", trace::machine_of_input(&input), trace::input(&input))
         });
+        self.story.heard(now, daemon, &input);
         self.handles += 1;
         let clock = at.clock.read(now);
         let effects = at.core.as_mut().expect("checked above").handle(clock, input);
@@ -434,6 +372,7 @@ impl World {
         let site = self.hosts[at.host].site.clone();
         for (partition, offset, verdict) in judged {
             let words = self.coverage.verdict(&verdict);
+            self.story.judged(partition, offset, &verdict);
             self.emit(&Event::Judged { site: site.clone(), daemon, partition, offset, words });
         }
         for effect in effects {

@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn judging_twice_in_one_life_and_leaving_out_are_found() {
-        let world = World::opened(&["ams"]);
+        let mut world = World::opened(&["ams"]);
         let mut check = SitesJudgeAlike::default();
         let words = ["counted"];
         assert_eq!(run(&mut check, &world, &[judged(1, 0, &words), judged(1, 1, &words)]), []);

@@ -73,6 +73,7 @@ impl World {
     fn begin_calm(&mut self) {
         self.say([400, 0, 0], || "faults stop".to_string());
         self.calm.since = Some(self.now());
+        self.story.calms(self.now());
         self.calm.checks = vec![None; self.plan.sites.len()];
         self.calm.checked = vec![false; self.plan.sites.len()];
         self.faults_stop();

@@ -57,6 +57,7 @@ impl World {
             self.coverage.mark("fault", strike.kind.name());
         }
         self.note(host, [300, at as u64, strike.lasts], || format!("fault {} begins", strike.kind.name()));
+        self.story.struck(self.now(), at, &strike);
         self.faults.active.insert(at);
         self.expect_people(host);
         match strike.kind {
@@ -118,6 +119,7 @@ impl World {
         }
         let strike = self.plan.strikes[at].clone();
         let host = strike.host;
+        self.story.healed(self.now(), at);
         self.note(host, [301, at as u64, 0], || format!("fault {} ends", strike.kind.name()));
         match strike.kind {
             Kind::AppendUnknown => self.faults.unknown_rate = 0,
@@ -203,6 +205,7 @@ impl World {
         let host = self.daemons[daemon as usize].host;
         let site = self.hosts[host].site.clone();
         self.note(host, [302, daemon, death as u64], || format!("daemon {daemon} stops: {death:?}"));
+        self.story.stopped(self.now(), daemon, &death);
         self.tear(daemon);
         let at = &mut self.daemons[daemon as usize];
         at.core = None;
@@ -393,14 +396,17 @@ impl World {
             let (refs, values): (Vec<_>, Vec<_>) = shown.iter().map(|(name, value)| (name.clone(), *value)).unzip();
             let stranger = RefName::parse("refs/heads/stranger").expect("a good name");
             let dice = self.disk_rng.below(10);
-            let any = RefName::parse(*self.disk_rng.pick(&crate::workload::NAMES)).expect("a good name");
+            let any = {
+                let name: &str = self.disk_rng.pick::<&str>(&crate::workload::NAMES);
+                RefName::parse(name).expect("a good name")
+            };
             // Any of the names that people use may be in the way of another one.
             let name = match dice {
                 0 => stranger,
                 1 | 2 => any,
                 _ => self.disk_rng.pick(&refs).clone(),
             };
-            let new = (dice < 3 || dice > 5).then(|| *self.disk_rng.pick(&values));
+            let new = (!(3..=5).contains(&dice)).then(|| *self.disk_rng.pick(&values));
             let edit = Edit { old: shown.get(&name).copied(), name, new, found: false };
             let now = self.now();
             let Some((mut at_hand, _)) = self.repo(host, &repo) else { continue };

@@ -5,6 +5,7 @@ use refrain_core::ids::{Offset, Partition};
 use refrain_core::record::{Body, Push, Update};
 
 use super::World;
+use crate::observed::Violation;
 
 impl World {
     /// A record became durable. What operators undo once faults have stopped, in every run, is not counted.
@@ -33,6 +34,12 @@ impl World {
             matches!(history, [.., (_, Some(w0)), (_, Some(_)), (at, Some(now))] if *at == offset && now == w0)
         };
         push.updates.iter().filter(back).count()
+    }
+
+    /// The run is over: its story is told to the end.
+    pub(crate) fn tell(&mut self, violations: &[Violation]) {
+        let machines = self.hosts.iter().map(|host| host.name.clone()).collect();
+        self.story.close(self.queue.now(), &self.observed, machines, violations);
     }
 
     /// A push was handed over.

@@ -46,6 +46,7 @@ impl World {
                     self.emit(&Event::Publishing { daemon, partition, offset });
                 }
                 let append = Append { daemon, op, topic, key, value, parsed, expect, answered: true };
+                self.story.sent(self.queue.now(), &append, &self.observed);
                 match self.net.send(host, End::Log) {
                     Passage::Lost => self.unknown(daemon, op, APPEND_TIMEOUT),
                     Passage::Arrives(after, again) => {
@@ -214,7 +215,9 @@ impl World {
         let now = self.now();
         let op = append.op;
         let time_ms = crate::clock::EPOCH_MS + now / 1000;
-        let offset = match self.log.land(append, time_ms) {
+        let landed = self.log.land(append, time_ms);
+        self.story.landed(now, append, landed);
+        let offset = match landed {
             Landed::Refused => {
                 self.say([201, append.daemon, op.0], || format!("log refuses op={op} of daemon {}", append.daemon));
                 self.answer(append.daemon, LogInput::AppendRefused { op }, append.answered);
