@@ -3,6 +3,9 @@
 //! A mutant is a value, not a build: the same core runs with and without it. Without the feature `mutants` there is no
 //! list, no name and no way to switch one on: [`Mutants::on`] is the constant `false` then.
 
+/// Whether this build has any: one without the feature has neither names nor a way to switch one on.
+pub const ARE_KNOWN: bool = cfg!(feature = "mutants");
+
 #[cfg(feature = "mutants")]
 macro_rules! mutants {
     ($($(#[doc = $story:literal])* $name:ident = $text:literal,)*) => {

@@ -101,7 +101,13 @@ fn version() -> &'static str {
     TEXT.get_or_init(|| {
         let format = refrain_core::record::ENVELOPE;
         let commit = option_env!("REFRAIN_COMMIT").unwrap_or("unknown");
-        format!("{} (commit {commit}, record format {format})", env!("CARGO_PKG_VERSION"))
+        // Cargo unites the features of all that it builds at once, and the simulator asks for them.
+        let bugs = if refrain_core::mutant::ARE_KNOWN {
+            ", built with the simulator's known bugs: for tests only"
+        } else {
+            ""
+        };
+        format!("{} (commit {commit}, record format {format}){bugs}", env!("CARGO_PKG_VERSION"))
     })
 }
 

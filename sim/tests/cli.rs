@@ -184,7 +184,8 @@ fn a_panic_while_a_run_is_drawn_gives_101_and_ends_no_sweep() {
 fn a_run_that_does_not_come_to_rest_gives_102() {
     for command in ["run", "sweep"] {
         let seeds = if command == "run" { ["--seed", "1"] } else { ["--seeds", "1..2"] };
-        let output = sim(&[command, STORY, seeds[0], seeds[1], "--mutant", "equal-epoch"]);
+        let scenario = "scenarios/regressions/rebuild-without-room.toml";
+        let output = sim(&[command, scenario, seeds[0], seeds[1], "--mutant", "waits-for-itself"]);
         assert_eq!(output.status.code(), Some(102), "{command}");
         assert!(told(&output.stdout).contains("did not converge: "), "{}", told(&output.stdout));
     }
