@@ -225,6 +225,22 @@ impl Bench {
         }
     }
 
+    /// Another leader's log ends at `end`.
+    pub fn shorten(&mut self, end: Offset) {
+        self.log.truncate(end.0 as usize);
+        let batch = Batch { records: vec![], next: end, end, start: Offset(0), epoch: 0 };
+        self.part.records(self.now, &mut self.out, &mut self.voice, batch);
+    }
+
+    /// From here on records are judged by rules that this version does not know.
+    pub fn raise_rules(&mut self) {
+        let mut control = self.part.fold.control().clone();
+        control.rules = crate::record::RULES + 1;
+        let config = self.part.producer.config.clone();
+        self.part.fold = crate::refdb::Fold::restore(control, config.refdb, config.mutants);
+        self.append("sfo", 9, false, Body::Barrier(crate::record::Barrier {}));
+    }
+
     /// The chunk that waits longest is durable.
     pub fn chunk(&mut self) {
         let (id, index) = self.chunks.pop_front().expect("one is under way");

@@ -20,6 +20,8 @@ pub(crate) const TOO_MANY: &str = "unavailable: too many pushes are waiting at t
 pub(crate) const FENCED: &str = "unavailable: another daemon has taken over this site; nothing was changed, try again";
 pub(crate) const STOPPED: &str =
     "unavailable: replication of this repository has stopped; ask an administrator of this site";
+pub(crate) const LOG_DOUBTED: &str =
+    "undecided: this site does not trust its replication log any more; ask an administrator of this site";
 pub(crate) const DRAINING: &str = "unavailable: this site is being drained; push to another one";
 pub(crate) const STILL_APPLYING: &str = "refrain: the push is decided; sites are still applying it";
 

@@ -140,3 +140,23 @@ fn a_push_that_an_eviction_voids_is_refused_by_the_fence() {
     bench.run();
     assert_eq!(bench.replies, [(PushId(2), vec![Answer::No(words::FENCED.to_string())])]);
 }
+
+#[test]
+fn what_was_judged_by_a_log_that_lost_records_is_told_as_undecided() {
+    type Blow = fn(&mut Bench);
+    let blows: [(&str, Blow, bool); 3] = [
+        ("the log ends before it", |bench| bench.shorten(Offset(4)), false),
+        ("sfo folds otherwise", |bench| bench.part.differs(&mut bench.out, &site("sfo"), Offset(5)), false),
+        ("rules that nobody knows", |bench| bench.raise_rules(), true),
+    ];
+    for (what, blow, ok) in blows {
+        let mut bench = Bench::new(|config| config.ack = crate::config::Ack::Sites(1));
+        bench.push(2, false, MAIN);
+        assert!(bench.replies.is_empty(), "sfo does not hold it");
+        blow(&mut bench);
+        bench.run();
+        let [(PushId(2), answers)] = &bench.replies[..] else { panic!("{what}: {:?}", bench.replies) };
+        let doubted = Answer::No(words::LOG_DOUBTED.to_string());
+        assert_eq!(answers[..], [if ok { Answer::Ok } else { doubted }], "{what}");
+    }
+}

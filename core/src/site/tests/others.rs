@@ -325,7 +325,7 @@ fn the_elected_site_does_its_work_before_it_shows_all_that_the_log_held() {
 fn a_site_that_nobody_hears_is_not_woken_for_what_it_may_not_publish() {
     let (mut world, mut site) = ready();
     site.parts[0].stopped = Some("records were lost".to_string());
-    site.parts[0].producer.stop(&mut site.out);
+    site.parts[0].producer.stop(&mut site.out, false);
     site.aggregator.again(world.now, false);
     world.now.at = world.now.at + Duration::from_secs(10);
     let _ = site.handle_timeout(world.now);
