@@ -26,7 +26,7 @@ use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::partition::Part;
 use crate::placement::partition_of;
-use crate::port::{Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, Now, Out, Owner};
+use crate::port::{Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, Now, Order, Out, Owner};
 use crate::producer::words;
 use crate::progress::{Peers, Report};
 use crate::record::MemberState;
@@ -347,11 +347,14 @@ impl Site {
             }
             ClientInput::Order { id, order } => {
                 let partition = order.repo().map_or(Partition(0), |repo| self.home(repo));
+                let evicts = matches!(order, Order::ChangeMember { state: MemberState::Evicted, .. });
                 let part = &mut self.parts[partition.0 as usize];
-                if part.stopped.is_some() {
-                    let outcome = Err(words::STOPPED.to_string());
-                    return self.out.client(ClientEffect::Ordered { id, outcome });
+                let stopped = part.stopped.as_ref().map(|_| words::STOPPED.to_string());
+                let why = stopped.or_else(|| self.unaware().filter(|_| evicts).map(words::members_lag));
+                if let Some(why) = why {
+                    return self.out.client(ClientEffect::Ordered { id, outcome: Err(why) });
                 }
+                let part = &mut self.parts[partition.0 as usize];
                 part.producer.order(now, &mut self.out, id, order);
                 part.check(now, &mut self.out, id);
             }

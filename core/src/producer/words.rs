@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use crate::ids::Partition;
 use crate::names::RefName;
 use crate::refdb::{Rejection, Void};
 
@@ -53,6 +54,12 @@ pub(crate) fn named_twice() -> String {
 
 pub(crate) fn no_repo() -> String {
     String::from("denied: there is no such repository (any more)")
+}
+
+pub(crate) fn members_lag(partition: Partition) -> String {
+    format!(
+        "unavailable: partition {partition} has not heard of the last change of members; try again in a few seconds"
+    )
 }
 
 pub(crate) fn order_void(void: &Void) -> String {

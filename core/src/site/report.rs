@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 
 use super::Site;
 use crate::config::{HEARTBEAT_EVERY, PROGRESS_EVERY, SESSION_AFTER};
-use crate::ids::Offset;
+use crate::ids::{Offset, Partition};
 use crate::mutant::Mutant;
 use crate::names::SiteId;
+use crate::partition::Part;
 use crate::port::{LogEffect, Now, Owner, Read, Topic, Value};
 use crate::progress::Report;
 use crate::record::{Barrier, Body, MemberState, SiteChanged};
@@ -121,6 +122,14 @@ impl Site {
                 .iter()
                 .skip(1)
                 .any(|part| part.producer.in_force && part.fold.control().members.version < version)
+    }
+
+    /// A partition that goes on without partition 0's newest membership. While there is one nobody may be put out: if
+    /// all whom it knows are gone, nobody is left who could tell it of the others, and it would hang for ever.
+    pub(super) fn unaware(&self) -> Option<Partition> {
+        let version = self.parts[0].fold.control().members.version;
+        let lacks = |part: &&Part| part.stopped.is_none() && part.fold.control().members.version < version;
+        self.parts.iter().find(lacks).map(|part| part.partition)
     }
 
     /// Re-sends partition 0's membership to partitions that lack it.
