@@ -139,7 +139,7 @@ impl Aggregator {
             let (from, wait) = (self.position, self.caught_up);
             out.log(LogEffect::Read { op, topic: Topic::Replicated, from, max: 256, wait });
         }
-        self.listen(now, peers);
+        self.listen(now, controls[0], peers);
         if !self.caught_up || self.publishing || !self.is_elected(now, controls[0]) {
             return;
         }
@@ -157,11 +157,12 @@ impl Aggregator {
         }
     }
 
-    fn listen(&mut self, now: Now, peers: &Peers) {
+    fn listen(&mut self, now: Now, control: &Control, peers: &Peers) {
         if core::mem::replace(&mut self.listened, peers.taken()) == peers.taken() {
             return;
         }
-        for report in peers.iter() {
+        self.heard.retain(|site, _| peers.of(site, control).is_some());
+        for report in peers.iter(control) {
             let heard = self.heard.entry(report.site.clone()).or_insert((report.number, now.at));
             if heard.0 != report.number {
                 *heard = (report.number, now.at);
@@ -258,7 +259,7 @@ impl Aggregator {
         if self.mutants.on(Mutant::AggregateWithoutMember) && *site != self.site {
             return true;
         }
-        let Some(report) = peers.of(site) else { return false };
+        let Some(report) = peers.of(site, control) else { return false };
         let old_is_fine = self.mutants.on(Mutant::AggregateOldInstance);
         (control.in_force(report) || old_is_fine)
             && report.partitions.get(&partition).is_some_and(|mark| mark.applied(offset))

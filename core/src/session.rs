@@ -236,7 +236,7 @@ impl Session {
         if let Some(speaker) =
             speaker.filter(|_| !own && !self.config.take_over && !self.config.mutants.on(Mutant::ForeignUnheard))
         {
-            let report = peers.of(site).filter(|it| it.instance == speaker.instance).map_or(0, |it| it.number);
+            let report = peers.by(site, speaker.instance).map_or(0, |it| it.number);
             // It speaks in any partition, with one sequence for all: the highest grows with each record that counts.
             let seq = parts.iter().filter_map(|part| self.speaker(part)).map(|it| it.seq.0).max().unwrap_or(0);
             let heard = Foreign { speaker: Speaker { seq: Seq(seq), ..speaker }, report, since: now.at };

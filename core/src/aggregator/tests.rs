@@ -25,7 +25,8 @@ fn members(names: &[&str]) -> (Control, Peers) {
         control.members.table.insert(site(name), MemberState::Active);
         control.speakers.insert(site(name), Speaker { epoch, instance, seq: Seq(0), rules: 1 });
         let marks = [(PUSHES, Mark { next: Offset(100), ..Mark::default() })];
-        peers.heard(&Report { site: site(name), epoch, instance, number: 1, partitions: marks.into() });
+        let report = Report { site: site(name), epoch, instance, number: 1, partitions: marks.into() };
+        peers.heard(&report, &control, true);
     }
     (control, peers)
 }
@@ -185,7 +186,8 @@ fn no_more_is_published_beyond_a_push_that_waits_than_a_publication_may_name() {
     // The only member lacks the first push, and nothing else.
     let marks = [(PUSHES, Mark { next: Offset(500), except: vec![Offset(0)], ..Mark::default() })];
     let (epoch, instance) = (Epoch(1), Instance(1));
-    world.1.heard(&Report { site: site("ams"), epoch, instance, number: 2, partitions: marks.into() });
+    let report = Report { site: site("ams"), epoch, instance, number: 2, partitions: marks.into() };
+    world.1.heard(&report, &world.0, true);
     for offset in 0..Limits::PRODUCTION.candidates as u64 - 1 {
         let repo = RepoName::parse(if offset == 0 { "waits" } else { "goes" }).expect("valid");
         aggregator.accepted(PUSHES, Accepted { repo, ..accepted(offset) });

@@ -46,7 +46,10 @@ impl Site {
         self.progress_read |= self.progress_position >= end;
         for read in records {
             let Value::Progress(Some(report)) = read.value else { continue };
-            self.peers.heard(&report);
+            // Somebody may be a member since, and is heard again within 10 s.
+            let first = &self.parts[0];
+            let complete = first.at_end() && first.stopped.is_none();
+            self.peers.heard(&report, first.fold.control(), complete);
             if self.speaks(&report) {
                 self.compare(&report);
             }
@@ -60,7 +63,7 @@ impl Site {
             return;
         }
         self.times_due = now.at + PROGRESS_EVERY;
-        for report in self.peers.iter() {
+        for report in self.peers.iter(self.parts[0].fold.control()) {
             for (partition, mark) in &report.partitions {
                 let Some(from) = self.monitor.lacks(*partition, mark) else { continue };
                 if self.times_asked.insert(*partition) {
@@ -171,7 +174,7 @@ impl Site {
             old_is_fine || (control.in_force(it) && !old)
         };
         let believed: BTreeMap<SiteId, _> =
-            self.peers.iter().filter(is_believed).map(|it| (it.site.clone(), &it.partitions)).collect();
+            self.peers.iter(control).filter(is_believed).map(|it| (it.site.clone(), &it.partitions)).collect();
         for part in &mut self.parts {
             let partition = part.partition;
             let staged = |site: &SiteId, offset: Offset| {
@@ -203,7 +206,7 @@ impl Site {
     /// holds, and nothing before it has reached the log's end: until then the last report is a former start's. If that
     /// is not the one that wrote the journal, another may have shown much and never reported, as nobody let it speak.
     pub(super) fn is_in_step(&self) -> bool {
-        let Some(said) = self.peers.of(&self.config.site).filter(|_| self.progress_read) else { return false };
+        let Some(said) = self.peers.latest(&self.config.site).filter(|_| self.progress_read) else { return false };
         said.instance == self.former && self.parts.iter().all(|part| part.had_folded(said))
     }
 
