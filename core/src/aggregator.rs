@@ -47,6 +47,7 @@ pub struct Aggregator {
     site: SiteId,
     limits: Limits,
     mutants: Mutants,
+    partitions: u32,
     lanes: BTreeMap<Partition, Lane>,
     position: Offset,
     /// The read that is counted on; an earlier one may still wait for a record that never comes.
@@ -69,6 +70,7 @@ impl Aggregator {
             site: config.site.clone(),
             limits: config.limits,
             mutants: config.mutants,
+            partitions: config.partitions,
             lanes: BTreeMap::new(),
             position: Offset(0),
             reading: None,
@@ -278,11 +280,13 @@ impl Aggregator {
         }
         for read in records {
             let Value::Published(Some(published)) = read.value else { continue };
-            let lane = self.lanes.entry(published.data.partition).or_default();
-            if published.next >= lane.next {
-                lane.next = published.next;
-                lane.done = published.done.iter().copied().collect();
+            if published.data.partition.0 >= self.partitions {
+                continue;
             }
+            // Some program may copy an earlier record: what was published once stays so.
+            let lane = self.lanes.entry(published.data.partition).or_default();
+            lane.next = lane.next.max(published.next);
+            lane.done.extend(&published.done);
             lane.done.insert(published.data.offset);
             let floor = lane.next;
             lane.done.retain(|at| *at >= floor);
