@@ -191,7 +191,8 @@ pub struct SiteChanged {
     pub version: u64,
     /// The table.
     pub members: MemberTable,
-    /// In copies outside partition 0: the epochs that evictions ended, as partition 0's fold found them.
+    /// In copies outside partition 0: the epochs that evictions ended, as partition 0's fold found them, for every site
+    /// of the table (0: none). Partition 0's own record leaves them out, and so a copy of it counts nowhere else.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ended: BTreeMap<SiteId, Epoch>,
     /// Who asked for it.

@@ -113,7 +113,7 @@ impl Bench {
     pub fn members(&mut self, seq: u64, version: u64, ams: MemberState, ended: u64) {
         let members = [(site("ams"), ams), (site("sfo"), MemberState::Active)].into();
         let (author, reason) = ("eve".to_string(), "test".to_string());
-        let ended = [(site("ams"), Epoch(ended))].into();
+        let ended = [(site("ams"), Epoch(ended)), (site("sfo"), Epoch(0))].into();
         self.append("sfo", seq, false, Body::SiteChanged(SiteChanged { version, members, ended, author, reason }));
     }
 

@@ -148,7 +148,7 @@ impl Site {
                 let body = Body::SiteChanged(SiteChanged {
                     version: members.version,
                     members: members.table.clone(),
-                    ended: members.ended.clone(),
+                    ended: members.table.keys().map(|site| (site.clone(), members.ended_of(site))).collect(),
                     author: self.config.site.as_str().to_string(),
                     reason: "copy of partition 0".to_string(),
                 });

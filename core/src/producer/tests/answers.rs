@@ -32,7 +32,8 @@ fn a_257th_member_is_refused_at_once() {
     let mut members: crate::record::MemberTable =
         (0..254).map(|at| (site(&alloc::format!("s{at}")), MemberState::Joining)).collect();
     members.extend([(site("ams"), MemberState::Active), (site("sfo"), MemberState::Active)]);
-    let (author, reason, ended) = (String::new(), String::new(), BTreeMap::new());
+    let (author, reason) = (String::new(), String::new());
+    let ended = members.keys().map(|site| (site.clone(), Epoch(0))).collect();
     bench.append("sfo", 1, false, Body::SiteChanged(SiteChanged { version: 1, members, ended, author, reason }));
     bench.run();
     let (author, reason) = (String::new(), String::new());
