@@ -18,7 +18,7 @@ use crate::placement::HASH;
 use crate::port::{ClientEffect, LogEffect, Notice, Now, Out, Owner, Topic};
 use crate::producer::Voice;
 use crate::progress::Peers;
-use crate::record::{Body, Header, LogOpened, MemberState, RULES, Record, SiteStarted};
+use crate::record::{Body, EPOCH_MAX, Header, LogOpened, MemberState, RULES, Record, SiteStarted};
 use crate::refdb::Speaker;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -257,6 +257,12 @@ impl Session {
         let ended = parts.iter().filter_map(|part| part.fold.control().members.ended.get(site).copied());
         let counted = self.stored.counted.map(|(epoch, _)| epoch);
         let highest = known.chain(ended).chain(counted).max().unwrap_or_default();
+        if highest >= EPOCH_MAX {
+            self.over = true;
+            let why = format!("no epoch is left for {site}: a start of it had epoch {highest}; name the site anew");
+            out.client(ClientEffect::Exit { code: 78, why });
+            return false;
+        }
         self.voice.epoch = highest.next();
         self.chosen = true;
         true

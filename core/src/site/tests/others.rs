@@ -93,6 +93,23 @@ fn of_two_that_start_at_once_the_one_that_comes_second_gives_up() {
     assert_eq!(world.records(), ["log-opened", "site-started"]);
 }
 
+#[test]
+fn a_start_of_the_highest_epoch_leaves_none_for_another_and_the_daemon_says_so() {
+    let highest = crate::record::EPOCH_MAX.0;
+    for (epoch, exit) in [(highest - 1, None), (highest, Some(78))] {
+        let mut world = World::new();
+        world.tune = |config| config.take_over = true;
+        let mut first = world.start(1);
+        world.pass(&mut first, Duration::from_secs(3));
+        drop(first);
+        (world.ready, world.waiting) = (false, vec![]);
+        world.log.get_mut(&Topic::PushData(Partition(0))).expect("open").push(foreign(epoch, 9, 0, started()));
+        let mut site = world.start(2);
+        world.pass(&mut site, Duration::from_secs(3));
+        assert_eq!((world.exit, world.ready), (exit, exit.is_none()), "{epoch}");
+    }
+}
+
 /// A daemon that finds a foreign pair of its site in force, in two partitions, and listens.
 fn listening() -> (World, Site) {
     let mut world = World::new();
