@@ -11,7 +11,7 @@ use crate::ids::{Offset, Partition};
 use crate::mutant::Mutant;
 use crate::names::SiteId;
 use crate::partition::Part;
-use crate::port::{LogEffect, Now, Owner, Read, Topic, Value};
+use crate::port::{LogEffect, Notice, Now, Owner, Read, Topic, Value};
 use crate::progress::Report;
 use crate::record::{Barrier, Body, MemberState, SiteChanged};
 use crate::refdb::Control;
@@ -177,19 +177,18 @@ impl Site {
             self.peers.iter(control).filter(is_believed).map(|it| (it.site.clone(), &it.partitions)).collect();
         for part in &mut self.parts {
             let partition = part.partition;
-            let staged = |site: &SiteId, offset: Offset| {
+            let staged = &|site: &SiteId, offset: Offset| {
                 believed.get(site).and_then(|it| it.get(&partition)).is_some_and(|mark| mark.staged(offset))
             };
-            let due: Vec<Offset> = part
-                .consumer
-                .staged()
-                .filter(|(offset, since)| {
-                    now.at.since(*since) >= self.config.flip_timeout
-                        || going && members.active().all(|site| staged(site, *offset))
-                })
-                .map(|(offset, _)| offset)
-                .collect();
-            for offset in due {
+            let lacking = |offset| members.active().filter(move |site| !(going && staged(site, offset)));
+            let late = |since| now.at.since(since) >= self.config.flip_timeout;
+            let waiting = part.consumer.staged();
+            let due = waiting.filter(|(at, since)| late(*since) || going && lacking(*at).next().is_none());
+            for offset in due.map(|(offset, _)| offset).collect::<Vec<_>>() {
+                let lacking: Vec<SiteId> = lacking(offset).cloned().collect();
+                if !lacking.is_empty() {
+                    self.out.notice(Notice::FlippedLate { partition, offset, lacking });
+                }
                 part.consumer.show(now, &mut self.out, offset);
             }
         }

@@ -212,6 +212,21 @@ fn nobody_is_put_out_while_a_partition_lacks_the_newest_membership() {
 }
 
 #[test]
+fn what_is_shown_because_its_time_ran_out_is_told_with_those_who_lack_it() {
+    let sfo = SiteId::parse("sfo").expect("valid");
+    let mut world = World::new();
+    world.tune = |config| config.first_members.push(SiteId::parse("sfo").expect("valid"));
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    world.create_as(&mut site, Visibility::Replicated);
+    world.push(&mut site, 2, None, 7);
+    world.pass(&mut site, Duration::from_secs(29));
+    assert_eq!(world.late, []);
+    world.pass(&mut site, Duration::from_secs(2));
+    assert_eq!(world.late, [(Offset(3), vec![sfo])]);
+}
+
+#[test]
 fn a_look_at_the_end_that_failed_does_not_keep_a_lag_unknown() {
     let (world, mut site) = ready();
     site.times_asked.insert(Partition(0));
