@@ -338,9 +338,9 @@ impl Producer {
         }
     }
 
-    /// Another pair speaks for this site. What this partition decided is told as decided; what it does not hold now
+    /// Another pair speaks for this site, or it was put out; `why` says so. What this partition decided is told as decided; what it does not hold now
     /// will never count; of what hangs in another partition nobody here knows.
-    pub(crate) fn fenced(&mut self, out: &mut Out, here: bool) {
+    pub(crate) fn fenced(&mut self, out: &mut Out, here: bool, why: &str) {
         let only_here = here || self.config.mutants.on(Mutant::FenceOfAnotherPartition);
         let ids: Vec<PushId> = self.jobs.keys().copied().collect();
         for id in ids {
@@ -353,7 +353,7 @@ impl Producer {
                     self.reply_early(out, id);
                 }
                 _ if appended && !only_here => self.undecided(out, id),
-                _ => self.fail(out, id, words::FENCED),
+                _ => self.fail(out, id, why),
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::mutant::Mutant;
 use crate::partition::Part;
 use crate::placement::HASH;
 use crate::port::{ClientEffect, LogEffect, Notice, Now, Out, Owner, Topic};
-use crate::producer::Voice;
+use crate::producer::{Voice, words};
 use crate::progress::Peers;
 use crate::record::{Body, EPOCH_MAX, Header, LogOpened, MemberState, RULES, Record, SiteStarted};
 use crate::refdb::Speaker;
@@ -158,7 +158,7 @@ impl Session {
         let evicted = parts[at].fold.control().members.table.get(&self.config.site) == Some(&MemberState::Evicted);
         for part in parts.iter_mut() {
             let here = part.producer.in_force && !self.speaks_in(part);
-            part.producer.fenced(out, here);
+            part.producer.fenced(out, here, if evicted { words::PUT_OUT } else { words::FENCED });
             part.producer.in_force = false;
         }
         let why = if evicted { "this site was evicted" } else { "another instance of this site has started" };

@@ -19,6 +19,10 @@ pub(crate) const REPLICATING: &str =
 pub(crate) const STARTING: &str = "unavailable: this site is still starting; try again in a few seconds";
 pub(crate) const TOO_MANY: &str = "unavailable: too many pushes are waiting at this site; try again";
 pub(crate) const FENCED: &str = "unavailable: another daemon has taken over this site; nothing was changed, try again";
+pub(crate) const PUT_OUT: &str =
+    "unavailable: this site was taken out of replication; nothing was changed, push to another one";
+pub(crate) const NO_MEMBER: &str =
+    "unavailable: this site takes no part in replication; push to another one, or ask an administrator to let it join";
 pub(crate) const STOPPED: &str =
     "unavailable: replication of this repository has stopped; ask an administrator of this site";
 pub(crate) const LOG_DOUBTED: &str =

@@ -137,9 +137,9 @@ fn a_push_that_an_older_membership_voids_for_long_is_undecided() {
 #[test]
 fn a_push_that_an_eviction_voids_is_refused_by_the_fence() {
     let (mut bench, _) = put_off();
-    bench.part.producer.fenced(&mut bench.out, true);
+    bench.part.producer.fenced(&mut bench.out, true, words::PUT_OUT);
     bench.run();
-    assert_eq!(bench.replies, [(PushId(2), vec![Answer::No(words::FENCED.to_string())])]);
+    assert_eq!(bench.replies, [(PushId(2), vec![Answer::No(words::PUT_OUT.to_string())])]);
 }
 
 #[test]
