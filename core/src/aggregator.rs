@@ -47,6 +47,7 @@ pub struct Aggregator {
     site: SiteId,
     limits: Limits,
     mutants: Mutants,
+    partitions: u32,
     lanes: BTreeMap<Partition, Lane>,
     position: Offset,
     /// The read that is counted on; an earlier one may still wait for a record that never comes.
@@ -69,6 +70,7 @@ impl Aggregator {
             site: config.site.clone(),
             limits: config.limits,
             mutants: config.mutants,
+            partitions: config.partitions,
             lanes: BTreeMap::new(),
             position: Offset(0),
             reading: None,
@@ -139,7 +141,7 @@ impl Aggregator {
             let (from, wait) = (self.position, self.caught_up);
             out.log(LogEffect::Read { op, topic: Topic::Replicated, from, max: 256, wait });
         }
-        self.listen(now, peers);
+        self.listen(now, controls[0], peers);
         if !self.caught_up || self.publishing || !self.is_elected(now, controls[0]) {
             return;
         }
@@ -157,11 +159,12 @@ impl Aggregator {
         }
     }
 
-    fn listen(&mut self, now: Now, peers: &Peers) {
+    fn listen(&mut self, now: Now, control: &Control, peers: &Peers) {
         if core::mem::replace(&mut self.listened, peers.taken()) == peers.taken() {
             return;
         }
-        for report in peers.iter() {
+        self.heard.retain(|site, _| peers.of(site, control).is_some());
+        for report in peers.iter(control) {
             let heard = self.heard.entry(report.site.clone()).or_insert((report.number, now.at));
             if heard.0 != report.number {
                 *heard = (report.number, now.at);
@@ -258,7 +261,7 @@ impl Aggregator {
         if self.mutants.on(Mutant::AggregateWithoutMember) && *site != self.site {
             return true;
         }
-        let Some(report) = peers.of(site) else { return false };
+        let Some(report) = peers.of(site, control) else { return false };
         let old_is_fine = self.mutants.on(Mutant::AggregateOldInstance);
         (control.in_force(report) || old_is_fine)
             && report.partitions.get(&partition).is_some_and(|mark| mark.applied(offset))
@@ -277,11 +280,13 @@ impl Aggregator {
         }
         for read in records {
             let Value::Published(Some(published)) = read.value else { continue };
-            let lane = self.lanes.entry(published.data.partition).or_default();
-            if published.next >= lane.next {
-                lane.next = published.next;
-                lane.done = published.done.iter().copied().collect();
+            if published.data.partition.0 >= self.partitions {
+                continue;
             }
+            // Some program may copy an earlier record: what was published once stays so.
+            let lane = self.lanes.entry(published.data.partition).or_default();
+            lane.next = lane.next.max(published.next);
+            lane.done.extend(&published.done);
             lane.done.insert(published.data.offset);
             let floor = lane.next;
             lane.done.retain(|at| *at >= floor);

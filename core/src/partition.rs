@@ -199,11 +199,17 @@ impl Part {
         }
     }
 
+    /// The log is not the one that was judged here, or others judge it otherwise.
     fn stop(&mut self, out: &mut Out, why: String) {
+        self.stop_with(out, why, false);
+    }
+
+    /// `holds`: what was judged so far stays so.
+    fn stop_with(&mut self, out: &mut Out, why: String, holds: bool) {
         if self.stopped.is_none() {
             out.notice(Notice::Stopped { partition: self.partition, why: why.clone() });
             self.stopped = Some(why);
-            self.producer.stop(out);
+            self.producer.stop(out, holds);
         }
     }
 
@@ -311,7 +317,8 @@ impl Part {
     fn is_outdated(&mut self, out: &mut Out) -> bool {
         let rules = self.fold.control().rules;
         if rules > crate::record::RULES {
-            self.stop(out, format!("rules {rules} are in force, which this version does not know; upgrade it"));
+            let why = format!("rules {rules} are in force, which this version does not know; upgrade it");
+            self.stop_with(out, why, true);
         }
         self.stopped.is_some()
     }

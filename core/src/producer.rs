@@ -99,6 +99,8 @@ pub(super) struct PushJob {
     pub batch: Vec<(usize, Update)>,
     /// Records accepted here whose refs are to be shown.
     pub showing: BTreeSet<Offset>,
+    /// Places that a verdict answered.
+    pub judged: BTreeSet<usize>,
     /// Records that counted, with what the acknowledgement of each waits for at other sites.
     pub accepted: BTreeMap<Offset, Owed>,
     pub remote: Vec<String>,
@@ -336,9 +338,9 @@ impl Producer {
         }
     }
 
-    /// Another pair speaks for this site. What this partition decided is told as decided; what it does not hold now
+    /// Another pair speaks for this site, or it was put out; `why` says so. What this partition decided is told as decided; what it does not hold now
     /// will never count; of what hangs in another partition nobody here knows.
-    pub(crate) fn fenced(&mut self, out: &mut Out, here: bool) {
+    pub(crate) fn fenced(&mut self, out: &mut Out, here: bool, why: &str) {
         let only_here = here || self.config.mutants.on(Mutant::FenceOfAnotherPartition);
         let ids: Vec<PushId> = self.jobs.keys().copied().collect();
         for id in ids {
@@ -351,7 +353,7 @@ impl Producer {
                     self.reply_early(out, id);
                 }
                 _ if appended && !only_here => self.undecided(out, id),
-                _ => self.fail(out, id, words::FENCED),
+                _ => self.fail(out, id, why),
             }
         }
     }
@@ -416,12 +418,18 @@ impl Producer {
         }
     }
 
-    /// The partition stopped: what is appended may be decided by the others, nothing else goes out from here.
-    pub(crate) fn stop(&mut self, out: &mut Out) {
+    /// The partition stopped: what is appended may be decided by the others, nothing else goes out from here. What
+    /// was judged is told as judged only if the log that it was judged by `holds`.
+    pub(crate) fn stop(&mut self, out: &mut Out, holds: bool) {
         self.in_force = false;
         self.barrier = None;
         let ids: Vec<PushId> = self.jobs.keys().copied().collect();
         for id in ids {
+            if let Some(Job { want: Want::Push(push), .. }) = self.jobs.get_mut(&id).filter(|_| !holds) {
+                for place in core::mem::take(&mut push.judged) {
+                    push.answers[place] = Some(Answer::No(words::LOG_DOUBTED.to_string()));
+                }
+            }
             if self.appends.values().any(|append| append.job == Some(id)) {
                 self.undecided(out, id);
             } else if matches!(self.jobs[&id].stage, Stage::Waiting) {

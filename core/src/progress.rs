@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::EXCEPTIONS_MAX;
 use crate::ids::{Digest, Epoch, Instance, Offset, Partition};
 use crate::names::SiteId;
-use crate::record::PARTITIONS_MAX;
+use crate::record::{MEMBERS_MAX, PARTITIONS_MAX};
+use crate::refdb::Control;
 
 /// Longest report in bytes. 1,024 partitions of up to 3 x 64 offsets would be 4 MiB, so a report that is longer than
 /// this shortens its lists: see [`Report::fit`].
@@ -140,28 +141,55 @@ impl Report {
     }
 }
 
-/// The newest report of each site.
+/// The newest reports of each site: that of the pair in force, and beside it what another pair said, which may be the
+/// next in force or a forgery. Whoever is dropped here and counts says it again within 10 s.
 #[derive(Debug, Default)]
 pub struct Peers {
-    reports: BTreeMap<SiteId, Report>,
+    /// At most [`PAIRS_MAX`] a site, one a pair.
+    reports: BTreeMap<SiteId, Vec<Report>>,
     /// How many reports were taken: whoever has seen this many has seen all.
     taken: u64,
 }
 
+/// Pairs of a site whose reports are kept.
+const PAIRS_MAX: usize = 2;
+
 impl Peers {
-    /// Takes a report; older ones of the same or an earlier pair are dropped.
-    pub fn heard(&mut self, report: &Report) {
-        let known = self.reports.get(&report.site);
-        let newer = known.is_none_or(|known| (report.epoch, report.number) > (known.epoch, known.number));
-        if newer {
-            self.taken += 1;
-            self.reports.insert(report.site.clone(), report.clone());
+    /// Takes a report; older ones of the same pair are dropped, and of further pairs that are not in force those with
+    /// the lower epochs. `control` is partition 0's; if it is `complete`, nobody else is a member. Until then
+    /// strangers are heard while there are fewer than [`MEMBERS_MAX`] sites.
+    pub fn heard(&mut self, report: &Report, control: &Control, complete: bool) {
+        let is_member = |site: &SiteId| control.members.table.contains_key(site);
+        self.reports.retain(|site, _| !complete || is_member(site));
+        let has_room = !complete && self.reports.len() < MEMBERS_MAX;
+        if !is_member(&report.site) && !self.reports.contains_key(&report.site) && !has_room {
+            return;
         }
+        let said = self.reports.entry(report.site.clone()).or_default();
+        let pair = |it: &Report| (it.epoch, it.instance);
+        match said.iter_mut().find(|it| pair(it) == pair(report)) {
+            Some(known) if known.number >= report.number => return,
+            Some(known) => *known = report.clone(),
+            None => said.push(report.clone()),
+        }
+        said.sort_by_key(|it| (control.in_force(it), it.epoch, it.number));
+        let excess = said.len().saturating_sub(PAIRS_MAX);
+        self.taken += u64::from(said.drain(..excess).all(|it| pair(&it) != pair(report)));
     }
 
-    /// What `site` last said.
-    pub fn of(&self, site: &SiteId) -> Option<&Report> {
-        self.reports.get(site)
+    /// What `site` last said: by the pair in force in partition 0, if it has reported, else by that of the highest epoch.
+    pub fn of(&self, site: &SiteId, control: &Control) -> Option<&Report> {
+        self.reports.get(site)?.iter().max_by_key(|it| (control.in_force(it), it.epoch, it.number))
+    }
+
+    /// What `site` said with the highest epoch, in force or not.
+    pub(crate) fn latest(&self, site: &SiteId) -> Option<&Report> {
+        self.reports.get(site)?.iter().max_by_key(|it| (it.epoch, it.number))
+    }
+
+    /// What an instance of `site` last said.
+    pub(crate) fn by(&self, site: &SiteId, instance: Instance) -> Option<&Report> {
+        self.reports.get(site)?.iter().find(|it| it.instance == instance)
     }
 
     /// Grows with each report that was taken.
@@ -169,15 +197,20 @@ impl Peers {
         self.taken
     }
 
-    /// All, by site.
-    pub fn iter(&self) -> impl Iterator<Item = &Report> {
-        self.reports.values()
+    /// One a site, as [`Peers::of`] has it.
+    pub fn iter<'a, 'c>(&'a self, control: &'c Control) -> impl Iterator<Item = &'a Report> + use<'a, 'c> {
+        self.reports.keys().filter_map(|site| self.of(site, control))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RefDb;
+    use crate::ids::Seq;
+    use crate::mutant::Mutants;
+    use crate::record::MemberState;
+    use crate::refdb::{Fold, Speaker};
 
     #[test]
     fn a_report_of_every_partition_at_its_limit_says_less_and_can_be_read() {
@@ -215,20 +248,68 @@ mod tests {
         assert_eq!((mark.next, mark.digest), (Offset(EXCEPTIONS_MAX as u64), None));
     }
 
+    fn ams() -> SiteId {
+        SiteId::parse("ams").expect("valid")
+    }
+
+    fn report(site: &SiteId, epoch: u64, number: u64) -> Report {
+        let instance = Instance(u128::from(epoch));
+        Report { site: site.clone(), epoch: Epoch(epoch), instance, number, partitions: BTreeMap::new() }
+    }
+
+    /// A membership of ams alone, which speaks with this epoch.
+    fn control(epoch: u64) -> Control {
+        let mut control = Fold::new(Partition(0), RefDb::Log, Mutants::default()).control().clone();
+        let instance = Instance(u128::from(epoch));
+        let speaker = Speaker { epoch: Epoch(epoch), instance, seq: Seq(0), rules: 1 };
+        control.speakers.insert(ams(), speaker);
+        control.members.table.insert(ams(), MemberState::Active);
+        control
+    }
+
     #[test]
     fn a_late_report_of_an_earlier_pair_says_nothing_new() {
-        let report = |epoch, number| {
-            let site = SiteId::parse("ams").expect("valid");
-            let instance = Instance(u128::from(epoch));
-            Report { site, epoch: Epoch(epoch), instance, number, partitions: BTreeMap::new() }
-        };
         let mut peers = Peers::default();
+        let control = control(9);
         for (epoch, number, newest) in [(1, 8, (1, 8)), (2, 1, (2, 1)), (1, 9, (2, 1)), (2, 1, (2, 1)), (2, 2, (2, 2))]
         {
-            peers.heard(&report(epoch, number));
-            let known = peers.of(&SiteId::parse("ams").expect("valid")).expect("heard");
+            peers.heard(&report(&ams(), epoch, number), &control, true);
+            let known = peers.of(&ams(), &control).expect("heard");
             assert_eq!((known.epoch.0, known.number), newest);
         }
-        assert_eq!(peers.taken(), 3);
+        assert_eq!(peers.taken(), 4);
+    }
+
+    #[test]
+    fn no_other_pair_shuts_out_what_the_pair_in_force_reports() {
+        let mut peers = Peers::default();
+        let control = control(3);
+        let said = [(2, 5), (3, 1), (u64::MAX, u64::MAX), (u64::MAX - 1, 1), (3, 2), (4, 7)];
+        for (epoch, number) in said {
+            peers.heard(&report(&ams(), epoch, number), &control, true);
+        }
+        let known = peers.of(&ams(), &control).expect("heard");
+        assert_eq!((known.epoch.0, known.number), (3, 2));
+        assert_eq!(peers.reports[&ams()].len(), PAIRS_MAX);
+        assert_eq!(
+            peers.latest(&ams()).map(|it| it.number),
+            Some(u64::MAX),
+            "it may have reported more than is in force"
+        );
+        assert_eq!(peers.iter(&control).count(), 1);
+    }
+
+    #[test]
+    fn reports_of_strangers_are_bounded_until_the_members_are_known_and_dropped_then() {
+        let mut peers = Peers::default();
+        for at in 0..2 * MEMBERS_MAX {
+            let stranger = SiteId::parse(&alloc::format!("s{at}")).expect("valid");
+            peers.heard(&report(&stranger, 1, 1), &control(1), false);
+        }
+        assert_eq!(peers.reports.len(), MEMBERS_MAX);
+        peers.heard(&report(&ams(), 1, 1), &control(1), true);
+        assert_eq!(peers.iter(&control(1)).map(|it| it.site.clone()).collect::<Vec<_>>(), [ams()]);
+        peers.heard(&report(&SiteId::parse("s0").expect("valid"), 1, 2), &control(1), true);
+        assert_eq!(peers.reports.len(), 1);
     }
 }

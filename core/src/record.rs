@@ -43,6 +43,9 @@ pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
 pub const HAVES_MAX: usize = 64;
 /// Most members, and so speakers, in force.
 pub const MEMBERS_MAX: usize = 256;
+/// Highest epoch, of a speaker or ended by an eviction: the largest number that every JSON tool reads exactly, and that a
+/// site would reach with a start a second in 285 million years.
+pub const EPOCH_MAX: Epoch = Epoch(1 << 53);
 /// Most partitions.
 pub const PARTITIONS_MAX: u32 = 1_024;
 /// Longest free text (author, reason, description) in bytes.
@@ -191,7 +194,8 @@ pub struct SiteChanged {
     pub version: u64,
     /// The table.
     pub members: MemberTable,
-    /// In copies outside partition 0: the epochs that evictions ended, as partition 0's fold found them.
+    /// In copies outside partition 0: the epochs that evictions ended, as partition 0's fold found them, for every site
+    /// of the table (0: none). Partition 0's own record leaves them out, and so a copy of it counts nowhere else.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ended: BTreeMap<SiteId, Epoch>,
     /// Who asked for it.

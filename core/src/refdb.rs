@@ -63,7 +63,7 @@ impl Control {
 
     /// Whether this pair is the one in force for the site.
     pub(crate) fn speaks(&self, site: &SiteId, pair: (Epoch, Instance)) -> bool {
-        let ended = self.members.ended.get(site).copied().unwrap_or_default();
+        let ended = self.members.ended_of(site);
         let speaker = self.speakers.get(site).filter(|speaker| speaker.epoch > ended);
         speaker.is_some_and(|speaker| (speaker.epoch, speaker.instance) == pair)
     }
@@ -94,6 +94,11 @@ pub struct Members {
 }
 
 impl Members {
+    /// Epochs of a site up to this one never speak again.
+    pub(crate) fn ended_of(&self, site: &SiteId) -> Epoch {
+        self.ended.get(site).copied().unwrap_or_default()
+    }
+
     /// Sites that replication waits for.
     pub fn active(&self) -> impl Iterator<Item = &SiteId> {
         self.table.iter().filter(|(_, state)| **state == MemberState::Active).map(|(site, _)| site)

@@ -16,9 +16,9 @@ use crate::mutant::Mutant;
 use crate::partition::Part;
 use crate::placement::HASH;
 use crate::port::{ClientEffect, LogEffect, Notice, Now, Out, Owner, Topic};
-use crate::producer::Voice;
+use crate::producer::{Voice, words};
 use crate::progress::Peers;
-use crate::record::{Body, Header, LogOpened, MemberState, RULES, Record, SiteStarted};
+use crate::record::{Body, EPOCH_MAX, Header, LogOpened, MemberState, RULES, Record, SiteStarted};
 use crate::refdb::Speaker;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -158,7 +158,7 @@ impl Session {
         let evicted = parts[at].fold.control().members.table.get(&self.config.site) == Some(&MemberState::Evicted);
         for part in parts.iter_mut() {
             let here = part.producer.in_force && !self.speaks_in(part);
-            part.producer.fenced(out, here);
+            part.producer.fenced(out, here, if evicted { words::PUT_OUT } else { words::FENCED });
             part.producer.in_force = false;
         }
         let why = if evicted { "this site was evicted" } else { "another instance of this site has started" };
@@ -236,7 +236,7 @@ impl Session {
         if let Some(speaker) =
             speaker.filter(|_| !own && !self.config.take_over && !self.config.mutants.on(Mutant::ForeignUnheard))
         {
-            let report = peers.of(site).filter(|it| it.instance == speaker.instance).map_or(0, |it| it.number);
+            let report = peers.by(site, speaker.instance).map_or(0, |it| it.number);
             // It speaks in any partition, with one sequence for all: the highest grows with each record that counts.
             let seq = parts.iter().filter_map(|part| self.speaker(part)).map(|it| it.seq.0).max().unwrap_or(0);
             let heard = Foreign { speaker: Speaker { seq: Seq(seq), ..speaker }, report, since: now.at };
@@ -257,6 +257,12 @@ impl Session {
         let ended = parts.iter().filter_map(|part| part.fold.control().members.ended.get(site).copied());
         let counted = self.stored.counted.map(|(epoch, _)| epoch);
         let highest = known.chain(ended).chain(counted).max().unwrap_or_default();
+        if highest >= EPOCH_MAX {
+            self.over = true;
+            let why = format!("no epoch is left for {site}: a start of it had epoch {highest}; name the site anew");
+            out.client(ClientEffect::Exit { code: 78, why });
+            return false;
+        }
         self.voice.epoch = highest.next();
         self.chosen = true;
         true

@@ -26,7 +26,7 @@ use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::partition::Part;
 use crate::placement::partition_of;
-use crate::port::{Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, Now, Out, Owner};
+use crate::port::{Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, Now, Order, Out, Owner};
 use crate::producer::words;
 use crate::progress::{Peers, Report};
 use crate::record::MemberState;
@@ -337,13 +337,9 @@ impl Site {
         match input {
             ClientInput::Push { id, repo, atomic, updates } => {
                 let partition = self.home(&repo);
-                let draining =
-                    self.parts[0].fold.control().members.table.get(&self.config.site) == Some(&MemberState::Draining);
+                let standing = self.standing();
                 let part = &mut self.parts[partition.0 as usize];
-                let why = match &part.stopped {
-                    Some(_) => Some(words::STOPPED),
-                    None => draining.then_some(words::DRAINING),
-                };
+                let why = part.stopped.as_ref().map(|_| words::STOPPED).or(standing);
                 if let Some(why) = why {
                     let answers = updates.iter().map(|_| Answer::No(why.to_string())).collect();
                     return self.out.client(ClientEffect::Reply { id, answers, remote: Vec::new() });
@@ -353,14 +349,30 @@ impl Site {
             }
             ClientInput::Order { id, order } => {
                 let partition = order.repo().map_or(Partition(0), |repo| self.home(repo));
+                let evicts = matches!(order, Order::ChangeMember { state: MemberState::Evicted, .. });
                 let part = &mut self.parts[partition.0 as usize];
-                if part.stopped.is_some() {
-                    let outcome = Err(words::STOPPED.to_string());
-                    return self.out.client(ClientEffect::Ordered { id, outcome });
+                let stopped = part.stopped.as_ref().map(|_| words::STOPPED);
+                let outside = self.standing().filter(|why| *why == words::NO_MEMBER);
+                let stopped = stopped.or(outside).map(ToString::to_string);
+                let why = stopped.or_else(|| self.unaware().filter(|_| evicts).map(words::members_lag));
+                if let Some(why) = why {
+                    return self.out.client(ClientEffect::Ordered { id, outcome: Err(why) });
                 }
+                let part = &mut self.parts[partition.0 as usize];
                 part.producer.order(now, &mut self.out, id, order);
                 part.check(now, &mut self.out, id);
             }
+        }
+    }
+
+    /// Why this site takes no pushes, as far as partition 0 says so.
+    fn standing(&self) -> Option<&'static str> {
+        let first = &self.parts[0];
+        let known = first.at_end() && first.fold.control().opened.is_some();
+        match first.fold.control().members.table.get(&self.config.site) {
+            Some(MemberState::Draining) => Some(words::DRAINING),
+            None | Some(MemberState::Evicted) => known.then_some(words::NO_MEMBER),
+            Some(MemberState::Joining | MemberState::Active) => None,
         }
     }
 

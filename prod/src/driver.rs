@@ -108,7 +108,7 @@ pub struct Running {
     pub site: SiteId,
     facts: mpsc::UnboundedSender<Fact>,
     ready: watch::Receiver<bool>,
-    tally: Arc<Mutex<BTreeMap<String, u64>>>,
+    tally: Arc<Mutex<Tally>>,
     /// Ends when the site does.
     pub task: tokio::task::JoinHandle<Ended>,
 }
@@ -148,7 +148,16 @@ impl Running {
 pub struct Asker {
     site: SiteId,
     facts: mpsc::UnboundedSender<Fact>,
-    tally: Arc<Mutex<BTreeMap<String, u64>>>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+/// What a site counts from its start on.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Pushes answered: `ok`, or the word that the first reason begins with.
+    pub pushes: BTreeMap<String, u64>,
+    /// Staged pushes shown because their time ran out.
+    pub shown_late: u64,
 }
 
 impl Asker {
@@ -171,8 +180,8 @@ impl Asker {
         status.await.ok()
     }
 
-    /// Pushes answered since the start: `ok`, or the word that the first reason begins with.
-    pub fn pushes(&self) -> BTreeMap<String, u64> {
+    /// What was counted since the start.
+    pub fn tally(&self) -> Tally {
         self.tally.lock().expect("no thread panics while it counts").clone()
     }
 }
@@ -249,7 +258,7 @@ impl Clock {
 
 struct Task {
     core: Site,
-    tally: Arc<Mutex<BTreeMap<String, u64>>>,
+    tally: Arc<Mutex<Tally>>,
     clock: Clock,
     facts: mpsc::UnboundedSender<Fact>,
     held: Held,
@@ -414,7 +423,9 @@ impl Task {
             ClientEffect::Reply { id, answers, remote } => {
                 test_points::pass("before-reply");
                 let word = answers.iter().find_map(word_of).unwrap_or_else(|| "ok".into());
-                *self.tally.lock().expect("no thread panics while it counts").entry(word).or_default() += 1;
+                let mut tally = self.tally.lock().expect("no thread panics while it counts");
+                *tally.pushes.entry(word).or_default() += 1;
+                drop(tally);
                 if let Some(waiting) = self.pushes.remove(&id) {
                     // The pusher may have gone away; the push is decided all the same.
                     let _ = waiting.send((answers, remote));
@@ -441,6 +452,11 @@ impl Task {
             }
             Notice::Stopped { partition, why } => {
                 tracing::error!(%partition, why, "replication of this partition has stopped; an operator must decide");
+            }
+            Notice::FlippedLate { partition, offset, lacking } => {
+                let lacking: Vec<_> = lacking.iter().map(SiteId::as_str).collect();
+                tracing::warn!(%partition, %offset, lacking = lacking.join(" "), "shown by time: not all sites have it");
+                self.tally.lock().expect("no thread panics while it counts").shown_late += 1;
             }
             Notice::Ready => {
                 self.is_ready.send_replace(true);

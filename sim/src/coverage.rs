@@ -109,6 +109,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "joined-empty",
             "joined-running",
             "partition-stopped",
+            "flipped-by-time",
             "log-begins-later",
         ],
     ),

@@ -101,11 +101,11 @@ impl PartitionState {
             let evicted = self.speakers.iter().filter(|(site, _)| changed.members.get(*site) == Some(&Evicted));
             self.ended.extend(evicted.map(|(site, speaker)| (site.clone(), speaker.epoch)));
         } else {
-            (changed.version > self.version).then_some(())?;
-            self.ended.clone_from(&changed.ended);
+            let told = |site| changed.ended.contains_key(site);
+            (changed.version > self.version && changed.members.keys().all(told)).then_some(())?;
+            self.ended = changed.ended.clone().into_iter().filter(|(_, epoch)| epoch.0 > 0).collect();
         }
-        self.version = changed.version;
-        self.members.clone_from(&changed.members);
+        (self.version, self.members) = (changed.version, changed.members.clone());
         Some(())
     }
 }

@@ -25,7 +25,8 @@ fn members(names: &[&str]) -> (Control, Peers) {
         control.members.table.insert(site(name), MemberState::Active);
         control.speakers.insert(site(name), Speaker { epoch, instance, seq: Seq(0), rules: 1 });
         let marks = [(PUSHES, Mark { next: Offset(100), ..Mark::default() })];
-        peers.heard(&Report { site: site(name), epoch, instance, number: 1, partitions: marks.into() });
+        let report = Report { site: site(name), epoch, instance, number: 1, partitions: marks.into() };
+        peers.heard(&report, &control, true);
     }
     (control, peers)
 }
@@ -60,7 +61,7 @@ fn step_in(
 /// The only member's, which has read its topic to the end.
 fn at_the_end() -> (Aggregator, Out, (Control, Peers)) {
     let (mut out, world) = (Out::default(), members(&["ams"]));
-    let mut aggregator = Aggregator::new(&Config::new(site("ams"), vec![site("ams")], 1));
+    let mut aggregator = Aggregator::new(&Config::new(site("ams"), vec![site("ams")], 2));
     step(&mut aggregator, &mut out, &world);
     aggregator.published(aggregator.reading.expect("asked"), vec![], Offset(0), Offset(0));
     (aggregator, out, world)
@@ -185,7 +186,8 @@ fn no_more_is_published_beyond_a_push_that_waits_than_a_publication_may_name() {
     // The only member lacks the first push, and nothing else.
     let marks = [(PUSHES, Mark { next: Offset(500), except: vec![Offset(0)], ..Mark::default() })];
     let (epoch, instance) = (Epoch(1), Instance(1));
-    world.1.heard(&Report { site: site("ams"), epoch, instance, number: 2, partitions: marks.into() });
+    let report = Report { site: site("ams"), epoch, instance, number: 2, partitions: marks.into() };
+    world.1.heard(&report, &world.0, true);
     for offset in 0..Limits::PRODUCTION.candidates as u64 - 1 {
         let repo = RepoName::parse(if offset == 0 { "waits" } else { "goes" }).expect("valid");
         aggregator.accepted(PUSHES, Accepted { repo, ..accepted(offset) });
@@ -236,4 +238,43 @@ fn what_is_accepted_while_earlier_ones_are_in_the_journal_only_waits_for_them() 
     aggregator.probed();
     let first = publication(&mut aggregator, &mut out, &world).expect("both may go");
     assert_eq!(first.data.offset, Offset(4));
+}
+
+#[test]
+fn a_copy_of_an_earlier_publication_takes_nothing_back() {
+    let (mut aggregator, mut out, mut world) = at_the_end();
+    // The only member lacks the first push, and nothing else.
+    let marks = [(PUSHES, Mark { next: Offset(500), except: vec![Offset(0)], ..Mark::default() })];
+    let report =
+        Report { site: site("ams"), epoch: Epoch(1), instance: Instance(1), number: 2, partitions: marks.into() };
+    world.1.heard(&report, &world.0, true);
+    for offset in 0..4 {
+        let repo = RepoName::parse(if offset == 0 { "waits" } else { "goes" }).expect("valid");
+        aggregator.accepted(PUSHES, Accepted { repo, ..accepted(offset) });
+    }
+    step(&mut aggregator, &mut out, &world);
+    aggregator.probed();
+    let mut published = vec![];
+    for _ in 0..2 {
+        published.push(publication(&mut aggregator, &mut out, &world).expect("it may go"));
+        found(&mut aggregator, published.last().expect("just published").clone());
+        step_reads(&mut aggregator, &mut out, &world);
+    }
+    found(&mut aggregator, published[0].clone());
+    step_reads(&mut aggregator, &mut out, &world);
+    let next = publication(&mut aggregator, &mut out, &world).expect("the third may go");
+    assert_eq!(next.data.offset, Offset(3));
+    assert_eq!(next.done, [Offset(1), Offset(2), Offset(3)]);
+}
+
+#[test]
+fn a_publication_of_a_partition_that_the_log_does_not_have_leaves_nothing() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    aggregator.accepted(PUSHES, accepted(5));
+    step(&mut aggregator, &mut out, &world);
+    aggregator.probed();
+    let mut published = publication(&mut aggregator, &mut out, &world).expect("it may go");
+    published.data.partition = Partition(2);
+    found(&mut aggregator, published);
+    assert_eq!(aggregator.marks(), []);
 }

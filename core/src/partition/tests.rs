@@ -6,7 +6,7 @@ use super::*;
 use crate::config::KEYS_AHEAD;
 use crate::ids::Oid;
 use crate::producer::tests::{Bench, branch};
-use crate::record::{Barrier, RULES, Update};
+use crate::record::{Barrier, Update};
 
 fn barrier() -> Body {
     Body::Barrier(Barrier {})
@@ -25,11 +25,8 @@ fn creations(from: usize, count: usize) -> Body {
 #[test]
 fn under_rules_that_it_does_not_know_a_partition_judges_nothing() {
     let mut bench = Bench::new(|_| ());
-    let mut control = bench.part.fold.control().clone();
-    control.rules = RULES + 1;
-    bench.part.fold = Fold::restore(control, bench.part.config.refdb, bench.part.config.mutants);
     bench.part.verdicts.clear();
-    bench.append("ams", 5, false, barrier());
+    bench.raise_rules();
     bench.run();
     assert!(bench.part.stopped.as_ref().is_some_and(|why| why.contains("rules 2 are in force")));
     assert_eq!(bench.part.verdicts, []);

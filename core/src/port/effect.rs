@@ -322,6 +322,15 @@ pub enum Notice {
         /// What is missing.
         missing: Oid,
     },
+    /// A staged push is shown because its time ran out, with replicated visibility.
+    FlippedLate {
+        /// Where.
+        partition: Partition,
+        /// Of which record.
+        offset: Offset,
+        /// Active sites that have not said that they staged it, as far as this one believes them.
+        lacking: Vec<SiteId>,
+    },
     /// A partition stopped; an operator decides.
     Stopped {
         /// Which.

@@ -45,7 +45,7 @@ impl Ack {
     ) -> bool {
         let Some(control) = control else { return self == Ack::Log };
         let flushed = |site: &SiteId| {
-            let Some(report) = peers.of(site) else { return false };
+            let Some(report) = peers.of(site, control) else { return false };
             let held = |mark: &Mark| owed.is_held(mutants, place.1, mark);
             (control.in_force(report) || mutants.on(Mutant::AckOldInstance))
                 && report.partitions.get(&place.0).is_some_and(held)
@@ -87,7 +87,7 @@ mod tests {
             control.members.table.insert(site(name), *state);
             control.speakers.insert(site(name), Speaker { epoch, instance, seq: Seq(0), rules: 1 });
             let partitions = [(Partition(1), (*mark).clone())].into();
-            peers.heard(&Report { site: site(name), epoch, instance, number: 1, partitions });
+            peers.heard(&Report { site: site(name), epoch, instance, number: 1, partitions }, &control, true);
         }
         ack.is_met(Mutants::default(), (Partition(1), Offset(5)), owed, &site("ams"), Some(&control), &peers)
     }

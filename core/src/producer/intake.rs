@@ -60,6 +60,7 @@ impl Producer {
             rest,
             batch: Vec::new(),
             showing: BTreeSet::new(),
+            judged: BTreeSet::new(),
             accepted: BTreeMap::new(),
             remote: Vec::new(),
             earlier: Vec::new(),

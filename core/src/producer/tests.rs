@@ -113,7 +113,7 @@ impl Bench {
     pub fn members(&mut self, seq: u64, version: u64, ams: MemberState, ended: u64) {
         let members = [(site("ams"), ams), (site("sfo"), MemberState::Active)].into();
         let (author, reason) = ("eve".to_string(), "test".to_string());
-        let ended = [(site("ams"), Epoch(ended))].into();
+        let ended = [(site("ams"), Epoch(ended)), (site("sfo"), Epoch(0))].into();
         self.append("sfo", seq, false, Body::SiteChanged(SiteChanged { version, members, ended, author, reason }));
     }
 
@@ -223,6 +223,22 @@ impl Bench {
             }
             _ => {}
         }
+    }
+
+    /// Another leader's log ends at `end`.
+    pub fn shorten(&mut self, end: Offset) {
+        self.log.truncate(end.0 as usize);
+        let batch = Batch { records: vec![], next: end, end, start: Offset(0), epoch: 0 };
+        self.part.records(self.now, &mut self.out, &mut self.voice, batch);
+    }
+
+    /// From here on records are judged by rules that this version does not know.
+    pub fn raise_rules(&mut self) {
+        let mut control = self.part.fold.control().clone();
+        control.rules = crate::record::RULES + 1;
+        let config = self.part.producer.config.clone();
+        self.part.fold = crate::refdb::Fold::restore(control, config.refdb, config.mutants);
+        self.append("sfo", 9, false, Body::Barrier(crate::record::Barrier {}));
     }
 
     /// The chunk that waits longest is durable.

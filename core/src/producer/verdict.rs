@@ -93,6 +93,7 @@ impl Producer {
             return;
         }
         let batch = core::mem::take(&mut push.batch);
+        push.judged.extend(batch.iter().map(|(place, _)| *place));
         push.earlier.extend(batch.iter().filter_map(|(_, update)| update.new));
         if self.config.mutants.on(Mutant::PackAtQuarantine)
             && let Some(repo) = &job.repo

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use crate::ids::Partition;
 use crate::names::RefName;
 use crate::refdb::{Rejection, Void};
 
@@ -18,8 +19,14 @@ pub(crate) const REPLICATING: &str =
 pub(crate) const STARTING: &str = "unavailable: this site is still starting; try again in a few seconds";
 pub(crate) const TOO_MANY: &str = "unavailable: too many pushes are waiting at this site; try again";
 pub(crate) const FENCED: &str = "unavailable: another daemon has taken over this site; nothing was changed, try again";
+pub(crate) const PUT_OUT: &str =
+    "unavailable: this site was taken out of replication; nothing was changed, push to another one";
+pub(crate) const NO_MEMBER: &str =
+    "unavailable: this site takes no part in replication; push to another one, or ask an administrator to let it join";
 pub(crate) const STOPPED: &str =
     "unavailable: replication of this repository has stopped; ask an administrator of this site";
+pub(crate) const LOG_DOUBTED: &str =
+    "undecided: this site does not trust its replication log any more; ask an administrator of this site";
 pub(crate) const DRAINING: &str = "unavailable: this site is being drained; push to another one";
 pub(crate) const STILL_APPLYING: &str = "refrain: the push is decided; sites are still applying it";
 
@@ -51,6 +58,12 @@ pub(crate) fn named_twice() -> String {
 
 pub(crate) fn no_repo() -> String {
     String::from("denied: there is no such repository (any more)")
+}
+
+pub(crate) fn members_lag(partition: Partition) -> String {
+    format!(
+        "unavailable: partition {partition} has not heard of the last change of members; try again in a few seconds"
+    )
 }
 
 pub(crate) fn order_void(void: &Void) -> String {

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::{
-    Body, CHUNK_BYTES_MAX, CHUNKS_MAX, Decoded, ENVELOPE, HAVES_MAX, HEADER_BYTES_MAX, Header, MEMBERS_MAX, Malformed,
-    PACK_BYTES_MAX, PARTITIONS_MAX, Record, RepoConfigured, TEXT_MAX, UPDATES_MAX,
+    Body, CHUNK_BYTES_MAX, CHUNKS_MAX, Decoded, ENVELOPE, EPOCH_MAX, HAVES_MAX, HEADER_BYTES_MAX, Header, MEMBERS_MAX,
+    Malformed, PACK_BYTES_MAX, PARTITIONS_MAX, Record, RepoConfigured, TEXT_MAX, UPDATES_MAX,
 };
 use crate::ids::{Digest, Epoch, Incarnation, Instance, Seq};
 use crate::names::{RepoName, SiteId};
@@ -43,7 +43,7 @@ impl Record {
     /// The value to append. Fails if the body or the header line would be longer than the rules allow: it would be void
     /// for everybody, so the caller splits it or refuses it by name.
     pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
-        within_limits(&self.body).map_err(bad)?;
+        within_limits(&self.body).and_then(|()| epoch_exists(self.header.epoch)).map_err(bad)?;
         let body = match &self.body {
             Body::LogOpened(body) => raw(body),
             Body::SiteStarted(body) => raw(body),
@@ -106,6 +106,7 @@ fn parse(line: &[u8], pack: &[u8]) -> Result<Record, Malformed> {
             pack.len()
         )));
     }
+    epoch_exists(envelope.epoch).map_err(bad)?;
     let body = parse_body(&envelope.kind, envelope.body.get())?;
     let scoped_to_repo =
         matches!(body, Body::RepoCreated(_) | Body::RepoConfigured(_) | Body::RepoDeleted(_) | Body::Push(_));
@@ -156,6 +157,7 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
         Body::SiteChanged(changed) => {
             ensure(changed.members.len() <= MEMBERS_MAX, "too many members, 256 are allowed with those put out")?;
             ensure(changed.ended.len() <= MEMBERS_MAX, "more ended epochs than there may be members")?;
+            changed.ended.values().try_for_each(|epoch| epoch_exists(*epoch))?;
             ensure(changed.author.len() <= TEXT_MAX, "the author has more than 1,024 bytes")?;
             ensure(changed.reason.len() <= TEXT_MAX, "the reason has more than 1,024 bytes")
         }
@@ -181,6 +183,10 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
         | Body::Heartbeat(_)
         | Body::RulesRaised(_) => Ok(()),
     }
+}
+
+fn epoch_exists(epoch: Epoch) -> Result<(), &'static str> {
+    ensure(epoch <= EPOCH_MAX, "an epoch above 2^53")
 }
 
 fn names_each_ref_once(body: &Body) -> Result<(), &'static str> {

@@ -61,7 +61,7 @@ impl Fold {
     }
 
     fn ended(&self, site: &SiteId) -> Epoch {
-        self.control.members.ended.get(site).copied().unwrap_or_default()
+        self.control.members.ended_of(site)
     }
 
     pub(super) fn seq_of(&self, site: &SiteId) -> Option<Seq> {
@@ -108,6 +108,11 @@ impl Fold {
     pub(super) fn change(&mut self, changed: &SiteChanged, speaker: &SiteId) -> Result<(), Void> {
         let members = &self.control.members;
         let decides = self.control.partition.0 == 0;
+        // Partition 0's own record, copied here byte for byte, does not say whose force has ended meanwhile.
+        let told = |site: &SiteId| changed.ended.contains_key(site);
+        if !decides && !changed.members.keys().all(told) {
+            return Err(Void::BadMembership);
+        }
         if decides {
             let next = changed.version == members.version + 1;
             let legal = members.table.keys().all(|site| changed.members.contains_key(site))
@@ -123,6 +128,7 @@ impl Fold {
             return Ok(());
         }
         let mut ended = if decides { members.ended.clone() } else { changed.ended.clone() };
+        ended.retain(|_, epoch| epoch.0 > 0);
         if decides {
             for (site, state) in &changed.members {
                 // An eviction ends the instance for ever, so the epoch in force at this very offset is what it ends.

@@ -336,6 +336,29 @@ fn a_site_enters_as_joining_and_no_table_leaves_one_out() {
     assert_eq!(change(1, &[ams, sfo, ("tyo", MemberState::Joining)]), Verdict::Counted);
 }
 
+#[test]
+fn a_copy_of_partition_0s_own_record_is_no_membership_elsewhere() {
+    let mut bench = Bench::new();
+    bench.fold.control.partition = Partition(1);
+    let change = |version, state, ended: &[(&str, u64)]| {
+        let members = [(site("ams"), state), (site("sfo"), MemberState::Active)].into();
+        let ended = ended.iter().map(|(who, epoch)| (site(who), Epoch(*epoch))).collect();
+        let (author, reason) = ("eve".to_string(), "test".to_string());
+        Body::SiteChanged(SiteChanged { version, members, ended, author, reason })
+    };
+    // A copy of the re-admission, where that of the eviction never came.
+    let joins = change(2, MemberState::Joining, &[]);
+    assert_eq!(bench.say("sfo", 2, 1, None, joins), Verdict::Void(Void::BadMembership));
+    let joins = change(2, MemberState::Joining, &[("ams", 1), ("sfo", 0)]);
+    assert_eq!(bench.say("sfo", 2, 1, None, joins), Verdict::Counted);
+    assert_eq!(bench.fold.control.members.ended, [(site("ams"), Epoch(1))].into());
+    let barrier = || Body::Barrier(Barrier {});
+    assert_eq!(bench.say("ams", 1, 1, None, barrier()), Verdict::Void(Void::NotInForce));
+    assert_eq!(bench.say("sfo", 2, 1, None, barrier()), Verdict::Counted);
+    assert_eq!(bench.start("ams", 1, 2), Verdict::Counted);
+    assert_eq!(bench.say("ams", 1, 2, None, barrier()), Verdict::Counted);
+}
+
 /// Changes one thing of a fold's control.
 type Touch = fn(&mut Control);
 

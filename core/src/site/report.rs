@@ -7,10 +7,11 @@ use alloc::vec::Vec;
 
 use super::Site;
 use crate::config::{HEARTBEAT_EVERY, PROGRESS_EVERY, SESSION_AFTER};
-use crate::ids::Offset;
+use crate::ids::{Offset, Partition};
 use crate::mutant::Mutant;
 use crate::names::SiteId;
-use crate::port::{LogEffect, Now, Owner, Read, Topic, Value};
+use crate::partition::Part;
+use crate::port::{LogEffect, Notice, Now, Owner, Read, Topic, Value};
 use crate::progress::Report;
 use crate::record::{Barrier, Body, MemberState, SiteChanged};
 use crate::refdb::Control;
@@ -45,7 +46,10 @@ impl Site {
         self.progress_read |= self.progress_position >= end;
         for read in records {
             let Value::Progress(Some(report)) = read.value else { continue };
-            self.peers.heard(&report);
+            // Somebody may be a member since, and is heard again within 10 s.
+            let first = &self.parts[0];
+            let complete = first.at_end() && first.stopped.is_none();
+            self.peers.heard(&report, first.fold.control(), complete);
             if self.speaks(&report) {
                 self.compare(&report);
             }
@@ -59,7 +63,7 @@ impl Site {
             return;
         }
         self.times_due = now.at + PROGRESS_EVERY;
-        for report in self.peers.iter() {
+        for report in self.peers.iter(self.parts[0].fold.control()) {
             for (partition, mark) in &report.partitions {
                 let Some(from) = self.monitor.lacks(*partition, mark) else { continue };
                 if self.times_asked.insert(*partition) {
@@ -123,6 +127,14 @@ impl Site {
                 .any(|part| part.producer.in_force && part.fold.control().members.version < version)
     }
 
+    /// A partition that goes on without partition 0's newest membership. While there is one nobody may be put out: if
+    /// all whom it knows are gone, nobody is left who could tell it of the others, and it would hang for ever.
+    pub(super) fn unaware(&self) -> Option<Partition> {
+        let version = self.parts[0].fold.control().members.version;
+        let lacks = |part: &&Part| part.stopped.is_none() && part.fold.control().members.version < version;
+        self.parts.iter().find(lacks).map(|part| part.partition)
+    }
+
     /// Re-sends partition 0's membership to partitions that lack it.
     pub(super) fn tend_members(&mut self, now: Now) {
         if now.at < self.members_due || !self.members_lag() {
@@ -136,7 +148,7 @@ impl Site {
                 let body = Body::SiteChanged(SiteChanged {
                     version: members.version,
                     members: members.table.clone(),
-                    ended: members.ended.clone(),
+                    ended: members.table.keys().map(|site| (site.clone(), members.ended_of(site))).collect(),
                     author: self.config.site.as_str().to_string(),
                     reason: "copy of partition 0".to_string(),
                 });
@@ -162,22 +174,21 @@ impl Site {
             old_is_fine || (control.in_force(it) && !old)
         };
         let believed: BTreeMap<SiteId, _> =
-            self.peers.iter().filter(is_believed).map(|it| (it.site.clone(), &it.partitions)).collect();
+            self.peers.iter(control).filter(is_believed).map(|it| (it.site.clone(), &it.partitions)).collect();
         for part in &mut self.parts {
             let partition = part.partition;
-            let staged = |site: &SiteId, offset: Offset| {
+            let staged = &|site: &SiteId, offset: Offset| {
                 believed.get(site).and_then(|it| it.get(&partition)).is_some_and(|mark| mark.staged(offset))
             };
-            let due: Vec<Offset> = part
-                .consumer
-                .staged()
-                .filter(|(offset, since)| {
-                    now.at.since(*since) >= self.config.flip_timeout
-                        || going && members.active().all(|site| staged(site, *offset))
-                })
-                .map(|(offset, _)| offset)
-                .collect();
-            for offset in due {
+            let lacking = |offset| members.active().filter(move |site| !(going && staged(site, offset)));
+            let late = |since| now.at.since(since) >= self.config.flip_timeout;
+            let waiting = part.consumer.staged();
+            let due = waiting.filter(|(at, since)| late(*since) || going && lacking(*at).next().is_none());
+            for offset in due.map(|(offset, _)| offset).collect::<Vec<_>>() {
+                let lacking: Vec<SiteId> = lacking(offset).cloned().collect();
+                if !lacking.is_empty() {
+                    self.out.notice(Notice::FlippedLate { partition, offset, lacking });
+                }
                 part.consumer.show(now, &mut self.out, offset);
             }
         }
@@ -194,7 +205,7 @@ impl Site {
     /// holds, and nothing before it has reached the log's end: until then the last report is a former start's. If that
     /// is not the one that wrote the journal, another may have shown much and never reported, as nobody let it speak.
     pub(super) fn is_in_step(&self) -> bool {
-        let Some(said) = self.peers.of(&self.config.site).filter(|_| self.progress_read) else { return false };
+        let Some(said) = self.peers.latest(&self.config.site).filter(|_| self.progress_read) else { return false };
         said.instance == self.former && self.parts.iter().all(|part| part.had_folded(said))
     }
 

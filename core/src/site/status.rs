@@ -12,7 +12,7 @@ use crate::record::MemberTable;
 impl Site {
     /// How far `site` is behind in each partition; `None` where that is not known (yet).
     pub fn lag(&self, site: &SiteId) -> BTreeMap<Partition, Option<Lag>> {
-        let report = self.peers.of(site);
+        let report = self.peers.of(site, self.parts[0].fold.control());
         let mark = |partition: &Partition| report.and_then(|report| report.partitions.get(partition));
         self.parts
             .iter()
@@ -32,7 +32,7 @@ impl Site {
 
     /// What `site` last reported of `partition`; `None` where it never did.
     pub fn reported(&self, site: &SiteId, partition: Partition) -> Option<&Mark> {
-        self.peers.of(site)?.partitions.get(&partition)
+        self.peers.of(site, self.parts[0].fold.control())?.partitions.get(&partition)
     }
 
     /// One line a partition for `status`: position, end, lag, and why it stopped.

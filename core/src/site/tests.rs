@@ -70,6 +70,8 @@ struct World {
     accepted: BTreeSet<Offset>,
     ready: bool,
     exit: Option<u8>,
+    /// Shown because their time ran out, and who lacked them.
+    late: Vec<(Offset, Vec<SiteId>)>,
     ref_sets: usize,
     /// The pack of every push, to be spooled.
     big: Option<Vec<u8>>,
@@ -109,6 +111,7 @@ impl World {
             accepted: BTreeSet::new(),
             ready: false,
             exit: None,
+            late: vec![],
             ref_sets: 0,
             big: None,
             spools: BTreeMap::new(),
@@ -198,6 +201,9 @@ impl World {
                     ClientEffect::Ordered { id, outcome } => {
                         self.ordered.push(id);
                         self.outcomes.push(outcome.map(drop));
+                    }
+                    ClientEffect::Notice(Notice::FlippedLate { offset, lacking, .. }) => {
+                        self.late.push((offset, lacking))
                     }
                     ClientEffect::Notice(notice) => self.ready |= notice == Notice::Ready,
                     ClientEffect::Exit { code, .. } => self.exit = Some(code),
@@ -310,9 +316,13 @@ impl World {
     }
 
     fn create(&mut self, site: &mut Site) {
+        self.create_as(site, Visibility::Applied);
+    }
+
+    fn create_as(&mut self, site: &mut Site, visibility: Visibility) {
         let head = RefName::parse("refs/heads/main").expect("valid");
         let repo = RepoName::parse("demo").expect("valid");
-        let order = Order::CreateRepo { repo, head, visibility: Visibility::Applied };
+        let order = Order::CreateRepo { repo, head, visibility };
         let effects = site.handle(self.now, Input::Client(ClientInput::Order { id: PushId(1), order }));
         self.run(site, effects);
     }

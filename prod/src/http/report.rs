@@ -54,11 +54,15 @@ struct Outcome {
 pub(super) async fn metrics(site: &Asker) -> String {
     let mut registry = Registry::default();
     let pushes = Family::<Outcome, Counter>::default();
-    for (result, count) in site.pushes() {
+    let tally = site.tally();
+    for (result, count) in tally.pushes {
         let labels = Outcome { site: site.site().to_string(), result };
         pushes.get_or_create(&labels).inc_by(count);
     }
     registry.register("refrain_pushes", "Pushes answered, by ok or the first reason", pushes);
+    let late: Counter = Counter::default();
+    late.inc_by(tally.shown_late);
+    registry.register("refrain_shown_late", "Pushes shown by flip_timeout although a site had not staged them", late);
     let status = site.status().await.unwrap_or_default();
     gauges(&mut registry, site, &status);
     let mut text = String::new();

@@ -125,7 +125,8 @@ fn random_change(rng: &mut Rng, state: &PartitionState) -> SiteChanged {
         members.pop_first();
     }
     let version = (state.version + rng.below(4)).saturating_sub(rng.below(2));
-    let ended = [(site(rng.below(4)), Epoch(rng.below(3)))].into();
+    let told = pick(rng, &[0, 3, 4, 4, 4, 4]);
+    let ended = (0..told).map(|at| (site(at), Epoch(rng.below(3)))).collect();
     SiteChanged { version, members, ended, author: String::new(), reason: String::new() }
 }
 

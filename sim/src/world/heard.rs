@@ -38,6 +38,7 @@ impl World {
                 self.coverage.mark("world", "partition-stopped");
                 self.emit(&Event::Halted { site, daemon, partition, why });
             }
+            Notice::FlippedLate { .. } => self.coverage.mark("world", "flipped-by-time"),
             Notice::Ready | Notice::Parked { .. } | Notice::InForce { .. } => {}
         }
     }

@@ -32,7 +32,8 @@ fn a_257th_member_is_refused_at_once() {
     let mut members: crate::record::MemberTable =
         (0..254).map(|at| (site(&alloc::format!("s{at}")), MemberState::Joining)).collect();
     members.extend([(site("ams"), MemberState::Active), (site("sfo"), MemberState::Active)]);
-    let (author, reason, ended) = (String::new(), String::new(), BTreeMap::new());
+    let (author, reason) = (String::new(), String::new());
+    let ended = members.keys().map(|site| (site.clone(), Epoch(0))).collect();
     bench.append("sfo", 1, false, Body::SiteChanged(SiteChanged { version: 1, members, ended, author, reason }));
     bench.run();
     let (author, reason) = (String::new(), String::new());
@@ -136,7 +137,27 @@ fn a_push_that_an_older_membership_voids_for_long_is_undecided() {
 #[test]
 fn a_push_that_an_eviction_voids_is_refused_by_the_fence() {
     let (mut bench, _) = put_off();
-    bench.part.producer.fenced(&mut bench.out, true);
+    bench.part.producer.fenced(&mut bench.out, true, words::PUT_OUT);
     bench.run();
-    assert_eq!(bench.replies, [(PushId(2), vec![Answer::No(words::FENCED.to_string())])]);
+    assert_eq!(bench.replies, [(PushId(2), vec![Answer::No(words::PUT_OUT.to_string())])]);
+}
+
+#[test]
+fn what_was_judged_by_a_log_that_lost_records_is_told_as_undecided() {
+    type Blow = fn(&mut Bench);
+    let blows: [(&str, Blow, bool); 3] = [
+        ("the log ends before it", |bench| bench.shorten(Offset(4)), false),
+        ("sfo folds otherwise", |bench| bench.part.differs(&mut bench.out, &site("sfo"), Offset(5)), false),
+        ("rules that nobody knows", |bench| bench.raise_rules(), true),
+    ];
+    for (what, blow, ok) in blows {
+        let mut bench = Bench::new(|config| config.ack = crate::config::Ack::Sites(1));
+        bench.push(2, false, MAIN);
+        assert!(bench.replies.is_empty(), "sfo does not hold it");
+        blow(&mut bench);
+        bench.run();
+        let [(PushId(2), answers)] = &bench.replies[..] else { panic!("{what}: {:?}", bench.replies) };
+        let doubted = Answer::No(words::LOG_DOUBTED.to_string());
+        assert_eq!(answers[..], [if ok { Answer::Ok } else { doubted }], "{what}");
+    }
 }

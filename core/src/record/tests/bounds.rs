@@ -14,8 +14,8 @@ fn opened(members: usize, partitions: u32, hash: &str) -> Body {
     Body::LogOpened(LogOpened { log_id, partitions, hash: hash.to_string(), digest_key, rules: 1, members })
 }
 
-fn ended(sites: usize) -> Body {
-    let ended = (0..sites).map(|at| (member(at), Epoch(1))).collect();
+fn ended(sites: usize, epoch: u64) -> Body {
+    let ended = (0..sites).map(|at| (member(at), Epoch(epoch))).collect();
     let (author, reason) = (String::from("op"), String::from("why"));
     Body::SiteChanged(SiteChanged { version: 1, members: BTreeMap::new(), ended, author, reason })
 }
@@ -66,7 +66,8 @@ fn at_the_most_it_is_a_record_and_one_above_it_is_none() {
         ("no partition", opened(2, 1, hash), opened(2, 0, hash)),
         ("hash", opened(2, 1, hash), opened(2, 1, "sip")),
         ("members", changed(MEMBERS_MAX, 1, 1), changed(MEMBERS_MAX + 1, 1, 1)),
-        ("ended epochs", ended(MEMBERS_MAX), ended(MEMBERS_MAX + 1)),
+        ("ended epochs", ended(MEMBERS_MAX, 1), ended(MEMBERS_MAX + 1, 1)),
+        ("an ended epoch", ended(1, EPOCH_MAX.0), ended(1, EPOCH_MAX.0 + 1)),
         ("author", changed(2, TEXT_MAX, 1), changed(2, TEXT_MAX + 1, 1)),
         ("reason", changed(2, 1, TEXT_MAX), changed(2, 1, TEXT_MAX + 1)),
         ("description", configured(TEXT_MAX, 1), configured(TEXT_MAX + 1, 1)),
@@ -82,6 +83,19 @@ fn at_the_most_it_is_a_record_and_one_above_it_is_none() {
     for (what, most, above) in bounds {
         assert_eq!(taken(&most), (true, true), "{what}");
         assert_eq!(taken(&above), (false, false), "{what}");
+    }
+}
+
+#[test]
+fn nobody_speaks_in_an_epoch_above_the_highest() {
+    let text = |epoch: u64| {
+        let record =
+            Record { header: Header { epoch: Epoch(7), ..header() }, ..push(vec![update("refs/heads/a", 2)], vec![]) };
+        let value = alloc::string::String::from_utf8(record.encode().expect("short")).expect("no pack");
+        value.replace(r#""epoch":7"#, &format!(r#""epoch":{epoch}"#))
+    };
+    for (epoch, speaks) in [(EPOCH_MAX.0, true), (EPOCH_MAX.0 + 1, false), (u64::MAX, false)] {
+        assert_eq!(decode(text(epoch).as_bytes()).record.is_ok(), speaks, "{epoch}");
     }
 }
 

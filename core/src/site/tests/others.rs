@@ -93,6 +93,23 @@ fn of_two_that_start_at_once_the_one_that_comes_second_gives_up() {
     assert_eq!(world.records(), ["log-opened", "site-started"]);
 }
 
+#[test]
+fn a_start_of_the_highest_epoch_leaves_none_for_another_and_the_daemon_says_so() {
+    let highest = crate::record::EPOCH_MAX.0;
+    for (epoch, exit) in [(highest - 1, None), (highest, Some(78))] {
+        let mut world = World::new();
+        world.tune = |config| config.take_over = true;
+        let mut first = world.start(1);
+        world.pass(&mut first, Duration::from_secs(3));
+        drop(first);
+        (world.ready, world.waiting) = (false, vec![]);
+        world.log.get_mut(&Topic::PushData(Partition(0))).expect("open").push(foreign(epoch, 9, 0, started()));
+        let mut site = world.start(2);
+        world.pass(&mut site, Duration::from_secs(3));
+        assert_eq!((world.exit, world.ready), (exit, exit.is_none()), "{epoch}");
+    }
+}
+
 /// A daemon that finds a foreign pair of its site in force, in two partitions, and listens.
 fn listening() -> (World, Site) {
     let mut world = World::new();
@@ -168,6 +185,45 @@ fn an_eviction_is_told_to_every_partition_with_the_epoch_that_it_ended() {
         assert_eq!(members.ended, [(sfo.clone(), crate::ids::Epoch(1))].into(), "{:?}", part.partition);
         assert_eq!(members.table[&sfo], MemberState::Evicted);
     }
+}
+
+#[test]
+fn nobody_is_put_out_while_a_partition_lacks_the_newest_membership() {
+    let mut world = World::new();
+    world.tune = |config| config.partitions = 2;
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    let change = |id, state| {
+        let (author, reason) = ("eve".to_string(), "test".to_string());
+        let order = Order::ChangeMember { site: SiteId::parse("sfo").expect("valid"), state, author, reason };
+        Input::Client(ClientInput::Order { id: PushId(id), order })
+    };
+    // The copy for partition 1 gets lost, and the next is not due yet.
+    site.members_due = world.now.at + Duration::from_secs(1);
+    for (id, state) in [(2, MemberState::Joining), (3, MemberState::Active), (4, MemberState::Evicted)] {
+        let effects = site.handle(world.now, change(id, state));
+        world.run(&mut site, effects);
+    }
+    assert_eq!(world.outcomes, [Ok(()), Ok(()), Err(words::members_lag(Partition(1)))]);
+    world.pass(&mut site, Duration::from_secs(2));
+    let effects = site.handle(world.now, change(5, MemberState::Evicted));
+    world.run(&mut site, effects);
+    assert_eq!(world.outcomes[3..], [Ok(())]);
+}
+
+#[test]
+fn what_is_shown_because_its_time_ran_out_is_told_with_those_who_lack_it() {
+    let sfo = SiteId::parse("sfo").expect("valid");
+    let mut world = World::new();
+    world.tune = |config| config.first_members.push(SiteId::parse("sfo").expect("valid"));
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    world.create_as(&mut site, Visibility::Replicated);
+    world.push(&mut site, 2, None, 7);
+    world.pass(&mut site, Duration::from_secs(29));
+    assert_eq!(world.late, []);
+    world.pass(&mut site, Duration::from_secs(2));
+    assert_eq!(world.late, [(Offset(3), vec![sfo])]);
 }
 
 #[test]
@@ -325,7 +381,7 @@ fn the_elected_site_does_its_work_before_it_shows_all_that_the_log_held() {
 fn a_site_that_nobody_hears_is_not_woken_for_what_it_may_not_publish() {
     let (mut world, mut site) = ready();
     site.parts[0].stopped = Some("records were lost".to_string());
-    site.parts[0].producer.stop(&mut site.out);
+    site.parts[0].producer.stop(&mut site.out, false);
     site.aggregator.again(world.now, false);
     world.now.at = world.now.at + Duration::from_secs(10);
     let _ = site.handle_timeout(world.now);

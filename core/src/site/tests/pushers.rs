@@ -308,3 +308,40 @@ fn nobody_is_believed_once_partition_0_has_stopped() {
         assert_eq!(world.replies, [(PushId(2), vec![Answer::Ok])], "decided, and told so with a line more");
     }
 }
+
+#[test]
+fn who_pushes_to_a_site_that_is_no_member_is_not_told_to_wait() {
+    let mut world = World::new();
+    world.tune = |config| config.first_members = vec![SiteId::parse("sfo").expect("valid")];
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    world.create(&mut site);
+    world.push(&mut site, 2, None, 7);
+    assert_eq!(world.outcomes, [Err(words::NO_MEMBER.to_string())]);
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::No(words::NO_MEMBER.to_string())])]);
+}
+
+#[test]
+fn who_waits_at_a_site_that_is_put_out_hears_that_and_not_of_another_daemon() {
+    let mut world = World::new();
+    world.tune = |config| config.first_members.push(SiteId::parse("sfo").expect("valid"));
+    let mut site = world.start(1);
+    world.pass(&mut site, Duration::from_secs(3));
+    world.create(&mut site);
+    world.hung = true;
+    world.push(&mut site, 2, None, 7);
+    let sfo = |seq, body| {
+        let mut record = decode(&foreign(1, 9, seq, body)).record.expect("good");
+        record.header.site = SiteId::parse("sfo").expect("valid");
+        Arc::from(record.encode().expect("short"))
+    };
+    let [ams, other] = ["ams", "sfo"].map(|name| SiteId::parse(name).expect("valid"));
+    let members = [(ams, MemberState::Evicted), (other, MemberState::Active)].into();
+    let (author, reason, ended) = ("eve".to_string(), "test".to_string(), BTreeMap::new());
+    let change = crate::record::SiteChanged { version: 1, members, ended, author, reason };
+    let log = world.log.get_mut(&Topic::PushData(Partition(0))).expect("it is open");
+    log.extend([sfo(0, started()), sfo(1, Body::SiteChanged(change))]);
+    world.run(&mut site, vec![]);
+    assert_eq!(world.exit, Some(75));
+    assert_eq!(world.replies, [(PushId(2), vec![Answer::No(words::PUT_OUT.to_string())])]);
+}

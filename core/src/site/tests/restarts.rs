@@ -76,7 +76,8 @@ fn a_journal_older_than_what_the_site_last_reported_is_an_old_copy() {
         let mark = crate::progress::Mark { next: Offset(next), digest, ..Default::default() };
         let (epoch, instance) = (crate::ids::Epoch(1), crate::ids::Instance(instance));
         let partitions = [(Partition(0), mark)].into();
-        site.peers.heard(&Report { site: ams.clone(), epoch, instance, number: next, partitions });
+        let report = Report { site: ams.clone(), epoch, instance, number: next, partitions };
+        site.peers.heard(&report, site.parts[0].fold.control(), false);
         assert_eq!(site.is_in_step(), in_step, "{next}");
     }
 }
