@@ -283,6 +283,7 @@ impl Part {
             && let Some(next) = self.queue.front()
         {
             if let Ok(record) = &next.decoded.record
+                && self.fold.admits(record)
                 && !self.cache.has(&self.fold.needs(&self.cache, record))
             {
                 self.read_table(out);
