@@ -283,6 +283,7 @@ impl Part {
             && let Some(next) = self.queue.front()
         {
             if let Ok(record) = &next.decoded.record
+                && self.fold.admits(record)
                 && !self.cache.has(&self.fold.needs(&self.cache, record))
             {
                 self.read_table(out);
@@ -294,7 +295,7 @@ impl Part {
             self.last_record = now.at;
             self.times.push((next.offset, next.time_ms));
             if let Ok(record) = &next.decoded.record {
-                self.follow(now, out, voice, next.offset, next.time_ms, record, &verdict);
+                self.follow(now, out, voice, &next, record, &verdict);
             }
             self.verdicts.push((next.offset, verdict));
         }
@@ -342,18 +343,16 @@ impl Part {
     }
 
     /// Tells whom a verdict concerns.
-    #[expect(clippy::too_many_arguments, reason = "one record with its place and verdict")]
     fn follow(
         &mut self,
         now: Now,
         out: &mut Out,
-        voice: &mut Voice,
-        offset: Offset,
-        time_ms: u64,
+        voice: &Voice,
+        judged: &Unjudged,
         record: &Record,
         verdict: &Verdict,
     ) {
-        let header = &record.header;
+        let (header, offset, time_ms) = (&record.header, judged.offset, judged.time_ms);
         let ours = header.site == self.config.site && (header.epoch, header.instance) == (voice.epoch, voice.instance);
         match (&record.body, verdict) {
             (Body::Push(push), Verdict::Push(judgements)) => {
@@ -385,7 +384,8 @@ impl Part {
         }
         if ours && !matches!(record.body, Body::LogOpened(_) | Body::SiteStarted(_)) {
             let unshown = self.unshown(record, verdict);
-            self.producer.judged(now, out, (offset, header.seq), verdict, unshown);
+            let said = (offset, header.seq, judged.decoded.line_hash);
+            self.producer.judged(now, out, voice, said, verdict, unshown);
         }
     }
 

@@ -22,12 +22,12 @@ use alloc::vec::Vec;
 use ack::Owed;
 
 use crate::config::{BARRIER_AFTER, Config, RETRY_AFTER};
-use crate::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
+use crate::ids::{Digest, Epoch, Incarnation, Instance, Offset, Oid, Partition, PushId, Seq};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::RepoName;
 use crate::port::{Answer, ClientEffect, GitEffect, LogEffect, Now, Order, Out, Owner, Spool, Topic};
 use crate::progress::Peers;
-use crate::record::{Body, Header, Record, Update};
+use crate::record::{Body, Header, Record, Update, line_hash};
 use crate::refdb::Control;
 use crate::time::Instant;
 
@@ -53,6 +53,8 @@ pub struct Producer {
     config: Arc<Config>,
     /// In force in this partition: records count.
     pub(crate) in_force: bool,
+    /// Somebody else speaks as this very instance.
+    pub(crate) impersonated: bool,
     jobs: BTreeMap<PushId, Job>,
     /// Appends whose place is not known, by sequence.
     appends: BTreeMap<Seq, Append>,
@@ -128,6 +130,8 @@ struct Append {
     /// `None` for a barrier.
     job: Option<PushId>,
     outcome: Outcome,
+    /// Of its header line, to tell it from another record with its number.
+    line: Digest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +171,7 @@ impl Producer {
             partition,
             config,
             in_force: false,
+            impersonated: false,
             jobs: BTreeMap::new(),
             appends: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -201,7 +206,8 @@ impl Producer {
         let record = Record { header, body: record.body.clone(), pack: record.pack.clone() };
         match record.encode() {
             Ok(value) => {
-                self.appends.insert(seq, Append { job, outcome: Outcome::Asked });
+                let line = line_hash(&value);
+                self.appends.insert(seq, Append { job, outcome: Outcome::Asked, line });
                 let op = out.ask(Owner::Append(self.partition, seq));
                 let topic = Topic::PushData(self.partition);
                 out.log(LogEffect::Append { op, topic, key, value: Arc::from(value), expect: None });

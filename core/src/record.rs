@@ -10,6 +10,7 @@ mod tests;
 
 pub use chunk::Chunk;
 pub use codec::decode;
+pub(crate) use codec::line_hash;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;

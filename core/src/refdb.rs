@@ -254,8 +254,13 @@ impl Fold {
         keys
     }
 
+    /// Whether `record` would count, or be judged, if it were the next: if not, it needs no table entries.
+    pub(crate) fn admits(&self, record: &Record) -> bool {
+        self.admit(record).is_ok()
+    }
+
     /// Judges the record at `offset`, appended at `time_ms` by the log's clock. What [`Fold::needs`] names must be in
-    /// `cache`.
+    /// `cache`, unless the record is not admitted.
     ///
     /// # Panics
     /// If `offset` lies before the position: nothing is judged twice.

@@ -153,15 +153,20 @@ impl Session {
         if self.config.mutants.on(Mutant::NoFence) {
             return false;
         }
-        let fenced = parts.iter().position(|part| part.producer.in_force && !self.speaks_in(part));
-        let Some(at) = fenced else { return false };
+        let ends = |part: &Part| part.producer.in_force && (part.producer.impersonated || !self.speaks_in(part));
+        let Some(at) = parts.iter().position(ends) else { return false };
+        let speaks = self.speaks_in(&parts[at]);
         let evicted = parts[at].fold.control().members.table.get(&self.config.site) == Some(&MemberState::Evicted);
         for part in parts.iter_mut() {
             let here = part.producer.in_force && !self.speaks_in(part);
             part.producer.fenced(out, here, if evicted { words::PUT_OUT } else { words::FENCED });
             part.producer.in_force = false;
         }
-        let why = if evicted { "this site was evicted" } else { "another instance of this site has started" };
+        let why = match (evicted, speaks) {
+            (true, _) => "this site was evicted",
+            (_, false) => "another instance of this site has started",
+            (_, true) => "another daemon speaks as this instance: its machine was copied or set back while it ran",
+        };
         self.end(out, why);
         true
     }

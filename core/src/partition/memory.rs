@@ -27,10 +27,14 @@ impl Part {
         self.cache.evict(&wanted);
     }
 
-    /// Table entries that the next records to judge need: all of the first one's, and further ones' up to a limit.
+    /// Table entries that the next records to judge need: all of the first one's, unless it is void whatever they hold,
+    /// and further ones' up to a limit. Whether those will be void is not known yet.
     pub(super) fn needs_ahead(&self) -> BTreeSet<TableKey> {
         let mut keys = BTreeSet::new();
-        for record in self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok()) {
+        for (at, record) in self.queue.iter().filter_map(|next| next.decoded.record.as_ref().ok()).enumerate() {
+            if at == 0 && !self.fold.admits(record) {
+                continue;
+            }
             let needs = self.fold.needs(&self.cache, record);
             if !keys.is_empty() && keys.len() + needs.len() > KEYS_AHEAD {
                 break;

@@ -61,3 +61,15 @@ fn a_fold_waits_for_the_journal_in_the_middle_of_a_batch() {
     assert_eq!(bench.part.fold.control().next, Offset(14));
     assert!(bench.part.at_end());
 }
+
+#[test]
+fn nothing_is_read_for_a_record_that_does_not_count() {
+    let mut bench = Bench::new(|_| ());
+    bench.reads.clear();
+    bench.append("sfo", 0, true, creations(0, 3_500));
+    bench.append("ams", 5, true, creations(3_500, 1));
+    bench.run();
+    assert_eq!(bench.part.fold.control().next, Offset(6));
+    assert!(bench.reads.iter().all(|keys| *keys < 20), "{:?}", bench.reads);
+    assert_eq!(bench.reads.len(), 1);
+}

@@ -214,7 +214,7 @@ pub(crate) mod tests {
     #[test]
     fn a_repository_that_ends_while_it_is_looked_at_is_over() {
         let (repo, _) = names();
-        let (mut part, mut out, mut voice) = (part(), Out::default(), voice());
+        let (mut part, mut out, voice) = (part(), Out::default(), voice());
         part.watch();
         assert!(part.look_at(&repo, LIFE));
         part.cache.set(TableKey::Repo(repo.clone()), None);
@@ -230,7 +230,9 @@ pub(crate) mod tests {
         let body = crate::record::Body::RepoDeleted(crate::record::RepoDeleted {});
         let record = crate::record::Record { header, body, pack: Arc::from([]) };
         let verdict = crate::refdb::Verdict::Counted;
-        part.follow(Now::default(), &mut out, &mut voice, Offset(10_000), 0, &record, &verdict);
+        let decoded = Arc::new(crate::record::decode(&record.encode().expect("short")));
+        let judged = super::super::Unjudged { offset: Offset(10_000), time_ms: 0, decoded };
+        part.follow(Now::default(), &mut out, &voice, &judged, &record, &verdict);
         assert!(part.watch.as_ref().is_some_and(|watch| watch.is_over(&repo, LIFE) && watch.touched(&repo)));
     }
 }

@@ -5,13 +5,20 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::ack::Owed;
-use super::{Outcome, Producer, Stage, Want, words};
-use crate::ids::{Offset, PushId, Seq};
+use super::{Outcome, Producer, Stage, Voice, Want, words};
+use crate::ids::{Digest, Offset, PushId, Seq};
 use crate::mutant::Mutant;
 use crate::port::{Answer, ClientEffect, Now, Out};
 use crate::refdb::{Judgement, Verdict, Void};
 
 impl Producer {
+    /// Whether a record of this daemon's pair that counted is none of its own: the machine was reverted or copied while
+    /// it ran, and the other one speaks as the same instance.
+    fn is_anothers(&self, voice: &Voice, seq: Seq, line: Digest) -> bool {
+        let differs = self.appends.get(&seq).is_some_and(|append| append.line != line);
+        (seq > voice.seq || differs) && !self.config.mutants.on(Mutant::CopiedInstance)
+    }
+
     /// The fold judged a record of this daemon's pair. If it was admitted, everything of ours with a lower sequence
     /// that has not appeared is void for ever; and so is all of ours once the pair's force has ended.
     /// `unshown` are earlier records that updates judged unchanged wait for.
@@ -19,10 +26,15 @@ impl Producer {
         &mut self,
         now: Now,
         out: &mut Out,
-        (offset, seq): (Offset, Seq),
+        voice: &Voice,
+        (offset, seq, line): (Offset, Seq, Digest),
         verdict: &Verdict,
         unshown: BTreeSet<Offset>,
     ) {
+        if verdict.is_admitted() && self.is_anothers(voice, seq, line) {
+            self.impersonated = true;
+            return;
+        }
         if let Verdict::Void(Void::NotAMember) = verdict {
             return self.put_off(now, seq);
         }

@@ -83,14 +83,23 @@ pub fn decode(value: &[u8]) -> Decoded {
     let line_end = value.iter().take(HEADER_BYTES_MAX + 1).position(|&b| b == b'\n');
     // Without a line the whole value is hashed, so that the chain tells such records apart too.
     let line = &value[..line_end.unwrap_or(value.len())];
-    let mut hasher = SipHasher24::new_with_key(&[0; 16]);
-    hasher.write(line);
-    let line_hash = Digest(hasher.finish128().as_u128());
+    let line_hash = hash(line);
     let record = match line_end {
         None => Err(Malformed(format!("no newline in the first {HEADER_BYTES_MAX} bytes"))),
         Some(end) => parse(line, &value[end + 1..]),
     };
     Decoded { line_hash, record }
+}
+
+/// What [`decode`] will say of the header line of a value that [`Record::encode`] made.
+pub(crate) fn line_hash(value: &[u8]) -> Digest {
+    hash(value.split(|byte| *byte == b'\n').next().unwrap_or_default())
+}
+
+fn hash(line: &[u8]) -> Digest {
+    let mut hasher = SipHasher24::new_with_key(&[0; 16]);
+    hasher.write(line);
+    Digest(hasher.finish128().as_u128())
 }
 
 fn parse(line: &[u8], pack: &[u8]) -> Result<Record, Malformed> {

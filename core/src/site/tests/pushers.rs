@@ -345,3 +345,26 @@ fn who_waits_at_a_site_that_is_put_out_hears_that_and_not_of_another_daemon() {
     assert_eq!(world.exit, Some(75));
     assert_eq!(world.replies, [(PushId(2), vec![Answer::No(words::PUT_OUT.to_string())])]);
 }
+
+#[test]
+fn a_record_of_another_that_speaks_as_this_very_instance_answers_no_push_and_ends_the_daemon() {
+    for (ahead, other) in [(1, 0), (3, 0), (0, 1)] {
+        let (mut world, mut site) = ready();
+        world.hung = other == 0;
+        let voice = site.session.voice;
+        world.push(&mut site, 2, None, 7);
+        // What the same daemon said before its machine was set back, with the number of the push, or a higher one.
+        let body = Body::Heartbeat(crate::record::Barrier {});
+        let record = foreign(voice.epoch.0, voice.instance.0, voice.seq.0 + ahead, body);
+        world.log.get_mut(&Topic::PushData(Partition(0))).expect("it is open").push(record);
+        world.run(&mut site, vec![]);
+        if other == 1 {
+            assert_eq!((world.exit, &world.replies[..]), (None, &[(PushId(2), vec![Answer::Ok])][..]), "an old copy");
+            continue;
+        }
+        assert_eq!(world.exit, Some(75), "{ahead}");
+        let [(PushId(2), answers)] = &world.replies[..] else { panic!("{:?}", world.replies) };
+        let Answer::No(why) = &answers[0] else { panic!("what came of it nobody knows") };
+        assert!(why.starts_with("undecided:"), "{why}");
+    }
+}
