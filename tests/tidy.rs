@@ -202,3 +202,10 @@ fn every_module_says_what_it_owns_and_nothing_is_left_to_do() {
     }
     assert!(bad.is_empty(), "{bad:#?}");
 }
+
+/// It judges everything a second time, so it has to be plain enough to be believed.
+#[test]
+fn the_reference_fold_stays_under_150_lines() {
+    let text = fs::read_to_string(super::root().join("sim/src/naive.rs")).expect("it is there");
+    assert!(text.lines().count() < 150, "{} lines", text.lines().count());
+}

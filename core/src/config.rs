@@ -85,8 +85,8 @@ pub struct Limits {
     /// Exceptions in one partition's progress; when there are more, the mark stops below the first left out. Never
     /// above [`EXCEPTIONS_MAX`].
     pub exceptions: usize,
-    /// Repositories of one partition that read a pack from the log or take objects in at once; others wait in line. With
-    /// 8 partitions at most 128 packs of 1 MiB are on their way, and threads are left for journal and refs.
+    /// Repositories of one partition that read a pack from the log or take objects in at once; others wait in line.
+    /// With 8 partitions at most 128 packs of 1 MiB are on their way, and threads are left for journal and refs.
     pub receiving: usize,
     /// Pushes of one partition whose packs go to `packdata` at once, and those whose packs come from there; others
     /// wait.

@@ -1,9 +1,9 @@
-//! Lag as numbers: how far each site is behind, in messages and by the log's own clock.
+//! Lag as numbers: how far each site is behind, in messages and by the log's own clock; and how far this site's clock
+//! is from that one.
 //!
 //! Owns, per partition, when recent offsets were appended. Promises that lag is exactly 0 when a site has applied
 //! all, is unknown when it never reported or when the log was not asked yet, is never understated, and grows while a
-//! site is silent. Never reads a site's clock: the log stamps
-//! both ends of the interval, and an idle partition gets a heartbeat so that its clock goes on.
+//! site is silent. No lag reads a site's clock: the log stamps both ends of the interval, and an idle partition gets a heartbeat so that its clock goes on.
 
 use alloc::collections::BTreeMap;
 
@@ -27,6 +27,9 @@ pub struct Lag {
 #[derive(Debug, Default)]
 pub struct Monitor {
     lanes: BTreeMap<Partition, Lane>,
+    /// The number of the report sent last, and this site's clock then.
+    said: Option<(u64, u64)>,
+    ahead_ms: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +83,25 @@ impl Monitor {
         }
     }
 
+    /// This site sends its report `number` while its clock is at `wall_ms`.
+    pub(crate) fn reports(&mut self, number: u64, wall_ms: u64) {
+        self.said = Some((number, wall_ms));
+    }
+
+    /// The report was read back: the log took it at `time_ms`.
+    pub(crate) fn read_back(&mut self, number: u64, time_ms: u64) {
+        if let Some((_, wall_ms)) = self.said.take_if(|(said, _)| *said == number) {
+            let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+            self.ahead_ms = Some(signed(wall_ms) - signed(time_ms));
+        }
+    }
+
+    /// Milliseconds by which this site's clock is ahead of the log's (behind it: below 0), as of its last report; less
+    /// by what that took to be appended. `None` before the first one.
+    pub fn clock_ahead_ms(&self) -> Option<i64> {
+        self.ahead_ms
+    }
+
     /// Append times held in memory.
     pub fn held(&self) -> usize {
         self.lanes.values().map(|lane| lane.times.len()).sum()
@@ -102,6 +124,20 @@ mod tests {
             monitor.appended(P, Offset(offset), 1_000 * offset);
         }
         monitor
+    }
+
+    #[test]
+    fn a_clock_is_compared_with_the_log_by_the_last_report_that_was_read_back() {
+        let mut monitor = monitor();
+        assert_eq!(monitor.clock_ahead_ms(), None);
+        monitor.reports(7, 61_000);
+        monitor.read_back(6, 1_000);
+        assert_eq!(monitor.clock_ahead_ms(), None, "a former report's time says nothing of this one");
+        monitor.read_back(7, 1_050);
+        assert_eq!(monitor.clock_ahead_ms(), Some(59_950));
+        monitor.reports(8, 500);
+        monitor.read_back(8, 2_000);
+        assert_eq!(monitor.clock_ahead_ms(), Some(-1_500));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Who takes objects in, and who waits for that: however many repositories have work, only so many packs are on their way
-//! to Git at once.
+//! Who takes objects in, and who waits for that: however many repositories have work, only so many packs are on their
+//! way to Git at once.
 //!
-//! Promises that everybody in line comes in turn, in the order of names, going round. A fetch from another site holds no
-//! place: it has no pack in memory, and may last as long as that site pleases.
+//! Promises that everybody in line comes in turn, in the order of names, going round. A fetch from another site holds
+//! no place: it has no pack in memory, and may last as long as that site pleases.
 
 use alloc::collections::BTreeSet;
 use core::ops::Bound;

@@ -45,7 +45,11 @@ impl Site {
         self.progress_position = next.max(self.progress_position);
         self.progress_read |= self.progress_position >= end;
         for read in records {
+            let time_ms = read.time_ms;
             let Value::Progress(Some(report)) = read.value else { continue };
+            if report.site == self.config.site && report.instance == self.session.voice.instance {
+                self.monitor.read_back(report.number, time_ms);
+            }
             // Somebody may be a member since, and is heard again within 10 s.
             let first = &self.parts[0];
             let complete = first.at_end() && first.stopped.is_none();
@@ -249,6 +253,7 @@ impl Site {
             number: self.reports,
             partitions,
         };
+        self.monitor.reports(self.reports, now.wall_ms);
         self.reporting = true;
         self.report_due = now.at + PROGRESS_EVERY;
         let op = self.out.ask(Owner::Report);

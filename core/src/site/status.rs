@@ -20,6 +20,11 @@ impl Site {
             .collect()
     }
 
+    /// Milliseconds by which this site's clock is ahead of the log's; `None` while nobody knows.
+    pub fn clock_ahead_ms(&self) -> Option<i64> {
+        self.monitor.clock_ahead_ms()
+    }
+
     /// Bytes of packs held in memory.
     pub fn pack_bytes(&self) -> usize {
         self.parts.iter().map(|part| part.consumer.pack_bytes()).sum()

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct StatusReply {
     /// A push would succeed now.
     pub ready: bool,
+    /// How far its clock is ahead of the log's, in milliseconds.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
     /// Per partition.
     pub partitions: Vec<PartitionReply>,
     /// Every site that the log knows, this one too.
@@ -76,7 +79,8 @@ impl StatusReply {
             let known = partitions.iter().map(|it| reported(core, name, it));
             MemberReply { name: name.to_string(), state: *state, partitions: known.collect() }
         });
-        Self { ready: core.is_ready(), members: members.collect(), partitions }
+        let (ready, clock_ahead_ms) = (core.is_ready(), core.clock_ahead_ms());
+        Self { ready, clock_ahead_ms, members: members.collect(), partitions }
     }
 }
 

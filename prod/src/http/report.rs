@@ -90,6 +90,11 @@ fn gauges(registry: &mut Registry, site: &Asker, status: &StatusReply) {
             parked.get_or_create(&lane).set(i64::from(count));
         }
     }
+    if let Some(ms) = status.clock_ahead_ms {
+        let ahead = Gauge::<f64, AtomicU64>::default();
+        ahead.set(ms as f64 / 1e3);
+        registry.register("refrain_clock_ahead_seconds", "The site's clock less the log's", ahead);
+    }
     registry.register("refrain_ready", "1 when a push to this site would succeed now", ready);
     registry.register("refrain_lag_seconds", "Age of the first record that is not applied", seconds_behind);
     registry.register("refrain_lag_messages", "Records that are not applied", messages);
