@@ -344,8 +344,8 @@ impl Producer {
         }
     }
 
-    /// Another pair speaks for this site, or it was put out; `why` says so. What this partition decided is told as decided; what it does not hold now
-    /// will never count; of what hangs in another partition nobody here knows.
+    /// Another pair speaks for this site, or it was put out; `why` says so. What this partition decided is told as
+    /// decided; what it does not hold now will never count; of what hangs in another partition nobody here knows.
     pub(crate) fn fenced(&mut self, out: &mut Out, here: bool, why: &str) {
         let only_here = here || self.config.mutants.on(Mutant::FenceOfAnotherPartition);
         let ids: Vec<PushId> = self.jobs.keys().copied().collect();

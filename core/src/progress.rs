@@ -177,7 +177,7 @@ impl Peers {
         self.taken += u64::from(said.drain(..excess).all(|it| pair(&it) != pair(report)));
     }
 
-    /// What `site` last said: by the pair in force in partition 0, if it has reported, else by that of the highest epoch.
+    /// What `site` last said: by the pair in force in partition 0 if it has reported, else with the highest epoch.
     pub fn of(&self, site: &SiteId, control: &Control) -> Option<&Report> {
         self.reports.get(site)?.iter().max_by_key(|it| (control.in_force(it), it.epoch, it.number))
     }

@@ -44,8 +44,8 @@ pub const CHUNK_BYTES_MAX: usize = 512 * 1024;
 pub const HAVES_MAX: usize = 64;
 /// Most members, and so speakers, in force.
 pub const MEMBERS_MAX: usize = 256;
-/// Highest epoch, of a speaker or ended by an eviction: the largest number that every JSON tool reads exactly, and that a
-/// site would reach with a start a second in 285 million years.
+/// Highest epoch, of a speaker or ended by an eviction: every JSON tool reads numbers up to here exactly, and a site
+/// would reach it with a start a second in 285 million years.
 pub const EPOCH_MAX: Epoch = Epoch(1 << 53);
 /// Most partitions.
 pub const PARTITIONS_MAX: u32 = 1_024;

@@ -455,7 +455,7 @@ impl Task {
             }
             Notice::FlippedLate { partition, offset, lacking } => {
                 let lacking: Vec<_> = lacking.iter().map(SiteId::as_str).collect();
-                tracing::warn!(%partition, %offset, lacking = lacking.join(" "), "shown by time: not all sites have it");
+                tracing::warn!(%partition, %offset, lacking = lacking.join(" "), "shown by time, not all have it");
                 self.tally.lock().expect("no thread panics while it counts").shown_late += 1;
             }
             Notice::Ready => {
