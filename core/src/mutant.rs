@@ -119,8 +119,6 @@ mutants! {
     ParkedKeepsFromReading = "parked-keeps-from-reading",
     /// A site without room to wait for the log's end shows what it has read, whatever is in Git.
     CrowdedShowsAll = "crowded-shows-all",
-    /// A fold that waits for room, before the log's end, trusts that some push is looked at.
-    RoomMadeByNobody = "room-made-by-nobody",
     /// A push that names a ref twice is appended, though its record is void for everybody.
     NamedTwiceAppended = "named-twice-appended",
     /// Lag is measured by the clock of the site that tells it.

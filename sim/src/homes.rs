@@ -48,7 +48,6 @@ pub fn home(mutant: Mutant) -> Scenario {
         BasesForgotten => "regressions/bases-of-a-deleted-branch",
         WaitsForItself => "regressions/rebuild-without-room",
         ParkedKeepsFromReading => "regressions/rebuild-without-room",
-        RoomMadeByNobody => "regressions/rebuild-without-room",
         CrowdedShowsAll => "regressions/rebuild-without-room",
         LineForgotten => "mixed/narrow",
         WindowOfPublished => "mixed/narrow",

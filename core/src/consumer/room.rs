@@ -40,7 +40,7 @@ impl Consumer {
             self.open_early(now, out);
         }
         let asks = |entry: &RepoWork| entry.is_busy() || entry.ensuring.is_some();
-        if self.open || !self.is_full() || self.repos.values().any(asks) || self.mutants.on(Mutant::RoomMadeByNobody) {
+        if self.open || !self.is_full() || self.repos.values().any(asks) {
             return;
         }
         let repos: BTreeSet<RepoName> =
