@@ -23,8 +23,6 @@ pub struct SiteStatus {
     pub state: Option<MemberState>,
     /// None of sites that were not asked.
     pub reachable: Option<bool>,
-    /// How far its clock is ahead of the log's; below 0, behind. None of sites that were not asked.
-    pub clock_ahead_seconds: Option<f64>,
     /// In order.
     pub partitions: Vec<PartitionStatus>,
 }
@@ -59,10 +57,6 @@ impl From<&PartitionReply> for PartitionStatus {
     }
 }
 
-fn clock_ahead(status: &StatusReply) -> Option<f64> {
-    status.clock_ahead_ms.map(|ms| ms as f64 / 1e3)
-}
-
 /// Puts together what the sites of this process said, each by its name; none where nobody answered.
 pub fn document(own: &[(String, Option<StatusReply>)], repositories: Option<u64>) -> Document {
     let answer = |name: &str| own.iter().find(|(own, _)| own == name).map(|(_, status)| status.as_ref());
@@ -79,20 +73,13 @@ pub fn document(own: &[(String, Option<StatusReply>)], repositories: Option<u64>
                 name: member.name.clone(),
                 state: Some(member.state),
                 reachable: asked.map(|status| status.is_some()),
-                clock_ahead_seconds: asked.flatten().and_then(clock_ahead),
                 partitions: partitions.iter().map(PartitionStatus::from).collect(),
             }
         })
         .collect();
     for (name, status) in own.iter().filter(|(name, _)| members.iter().all(|member| member.name != *name)) {
         let partitions = status.iter().flat_map(|status| &status.partitions).map(PartitionStatus::from).collect();
-        sites.push(SiteStatus {
-            name: name.clone(),
-            state: None,
-            reachable: Some(status.is_some()),
-            clock_ahead_seconds: status.as_ref().and_then(clock_ahead),
-            partitions,
-        });
+        sites.push(SiteStatus { name: name.clone(), state: None, reachable: Some(status.is_some()), partitions });
     }
     sites.sort_by(|a, b| a.name.cmp(&b.name));
     Document { sites, repositories }

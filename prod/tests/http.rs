@@ -241,6 +241,9 @@ fn health_readiness_status_and_metrics_tell_how_the_site_is() {
     ] {
         assert!(metrics.lines().any(|have| have == line), "{line} is not in\n{metrics}");
     }
+    // One machine, one clock: what is left is what an append took.
+    let ahead = metrics.lines().find_map(|line| line.strip_prefix("refrain_clock_ahead_seconds ")?.parse::<f64>().ok());
+    assert!(ahead.is_some_and(|ahead| ahead.abs() < 10.0), "{metrics}");
     let (code, ..) = ask(&world, "ams", b"POST /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert_eq!(code, 405);
     assert_eq!(daemon.terminate(), 0);

@@ -247,7 +247,6 @@ fn a_known_bug_that_is_caught_gives_0_and_the_command_that_shows_it_again() {
     let args: Vec<&str> = repeat.strip_prefix("refrain-sim ").expect(repeat).split(' ').chain(["--json"]).collect();
     let run: Value = serde_json::from_str(told(&sim(&args).stdout)).expect("one document");
     assert_eq!((&run["outcome"], &run["seed"]), (&found["caught_by"], &found["seed"]));
-    assert_eq!(run["outcome"], "status-never-ahead");
 }
 
 #[test]
