@@ -45,6 +45,8 @@ mutants! {
     RefuseOnTimeout = "refuse-on-timeout",
     /// A daemon goes on although another instance of its site is in force.
     NoFence = "no-fence",
+    /// Git is compared with the tables only once the site is ready.
+    AuditWhenReady = "audit-when-ready",
     /// Whoever waits in line to take objects in is not served when there is room again.
     LineForgotten = "line-forgotten",
     /// A start with the epoch already in force counts.

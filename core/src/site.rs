@@ -229,6 +229,9 @@ impl Site {
     /// Git is compared with the tables once these are what the log held after the start. That the site is ready may be
     /// too late: it may wait for a ref that cannot be set because of what somebody put in its way.
     fn may_audit(&self) -> bool {
+        if self.config.mutants.on(Mutant::AuditWhenReady) && !self.session.is_ready() {
+            return false;
+        }
         self.parts.iter().all(|part| part.stopped.is_some() || part.consumer.has_opened())
     }
 
