@@ -72,7 +72,9 @@ impl Consumer {
     /// The answer to [`GitEffect::SetRefs`].
     pub(crate) fn refs_set(&mut self, now: Now, out: &mut Out, repo: &RepoName, results: Vec<RefSet>, held: &[Offset]) {
         self.dirty.insert(repo.clone());
-        let Some(edits) = self.repos.get_mut(repo).and_then(|entry| entry.setting.take()) else { return };
+        let Some(entry) = self.repos.get_mut(repo) else { return };
+        let Some(edits) = entry.setting.take() else { return };
+        entry.failing = false;
         if !held.is_empty() && !self.mutants.on(Mutant::HeldForgotten) {
             self.repos.get_mut(repo).expect("it was being set").kept.extend(held);
             self.set_again(now, repo);
@@ -98,7 +100,8 @@ impl Consumer {
     /// What could not be set is tried again after a while.
     fn set_again(&mut self, now: Now, repo: &RepoName) {
         let again = now.at + RETRY_AFTER;
-        self.repos.get_mut(repo).expect("it was being set").not_before = again;
+        let entry = self.repos.get_mut(repo).expect("it was being set");
+        (entry.not_before, entry.failing) = (again, true);
         self.retry_at(again);
     }
 

@@ -62,7 +62,8 @@ impl Consumer {
         };
         self.pending.iter().filter_map(move |(at, it)| {
             let push = it.push().filter(|push| it.state == State::Ready && self.may_set(&push.repo))?;
-            self.repos.get(&push.repo).is_some_and(|entry| free(entry, *at, push)).then_some(it)
+            // What stands in the way may only be found once the log's end is reached.
+            self.repos.get(&push.repo).is_some_and(|entry| !entry.failing && free(entry, *at, push)).then_some(it)
         })
     }
 

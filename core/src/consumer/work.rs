@@ -178,6 +178,8 @@ pub(super) struct RepoWork {
     pub left_alone: Option<Offset>,
     /// Nothing is tried before.
     pub not_before: Instant,
+    /// The last try to set refs failed: a lock, or something in their way.
+    pub failing: bool,
     /// Pushes, as keys of the pending ones.
     pub offsets: BTreeSet<Offset>,
     /// What pushes that wait were cut at and is wanted for them, as keys of the pending ones.

@@ -115,6 +115,31 @@ fn crowded(outcome: Ensured, in_step: bool) -> Option<(Option<Oid>, Option<Oid>)
 }
 
 #[test]
+fn what_cannot_be_set_does_not_keep_the_fold_from_the_logs_end() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    (consumer.limits.unproved, consumer.limits.unshown) = (1, 2);
+    consumer.accept(now, &mut out, Offset(1), Work::Repo { repo: repo.clone(), shape: made(1) }, Source::Log);
+    for (offset, name) in [(2, "refs/heads/a"), (3, "refs/heads/b"), (4, "refs/heads/c")] {
+        let work = push_to(1, name, None, oid(offset as u8), vec![]);
+        consumer.accept(now, &mut out, Offset(offset), work, Source::Inline(Arc::from([])));
+    }
+    consumer.open_early(now, &mut out);
+    consumer.ensured(now, &mut out, &repo, Ensured::Made);
+    let prove = |consumer: &mut Consumer, out: &mut Out| {
+        for offset in (2..5).map(Offset) {
+            consumer.received(now, out, &repo, offset, crate::port::Received::Complete);
+        }
+    };
+    prove(&mut consumer, &mut out);
+    assert!(consumer.is_full(), "Git is at work on them");
+    // Somebody made refs/heads/a/x, which is found out at the log's end.
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
+    prove(&mut consumer, &mut out);
+    assert!(!consumer.is_full());
+}
+
+#[test]
 fn a_site_without_any_room_shows_before_the_logs_end_what_only_it_can_have_set() {
     let edit = Some((None, Some(oid(1))));
     assert_eq!(crowded(Ensured::Made, false), edit);
