@@ -3,7 +3,8 @@
 //!
 //! Owns, per partition, when recent offsets were appended. Promises that lag is exactly 0 when a site has applied
 //! all, is unknown when it never reported or when the log was not asked yet, is never understated, and grows while a
-//! site is silent. No lag reads a site's clock: the log stamps both ends of the interval, and an idle partition gets a heartbeat so that its clock goes on.
+//! site is silent. No lag reads a site's clock: the log stamps both ends of the interval, and an idle partition gets a
+//! heartbeat so that its clock goes on.
 
 use alloc::collections::BTreeMap;
 

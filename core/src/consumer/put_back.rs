@@ -25,9 +25,6 @@ pub(crate) struct Strayed {
     pub entry: Option<RefEntry>,
 }
 
-/// How far below the fold's position an offset is looked for that no other work uses.
-const LOOK_BACK: u64 = 64;
-
 impl Consumer {
     /// Takes refs back to where they belong, unless something else happens to them by now. The fold stands at `next`.
     /// What finds no room waits for the next round. Refs that are where they belong, and complete, are `haves`.
@@ -42,7 +39,9 @@ impl Consumer {
         let busy: BTreeSet<RefName> = self.busy_refs(repo).cloned().collect();
         strayed.retain(|it| !busy.contains(&it.name));
         let Some(offset) = self.unused_below(repo, next) else { return };
-        if strayed.is_empty() || self.is_reshaped(repo) || self.pending.len() >= self.limits.unproved {
+        // What records left has limits of its own, and may wait for just what is to be put back here.
+        let others = self.pending.values().filter(|it| !it.is_record()).count();
+        if strayed.is_empty() || self.is_reshaped(repo) || others >= self.limits.unproved {
             return;
         }
         let origin = strayed.iter().find_map(|it| it.entry.as_ref()).map_or(&self.site, |entry| &entry.site).clone();
@@ -76,21 +75,27 @@ impl Consumer {
         self.pump(now, out, repo);
     }
 
-    /// An offset to keep the work by, of a record that left none here or whose work is long done.
+    /// An offset to keep the work by, of a record that left none here or whose work is long done. Looked for as far
+    /// back as offsets can be in use.
     fn unused_below(&self, repo: &RepoName, next: Offset) -> Option<Offset> {
-        let kept = |at: &Offset| self.repos.get(repo).is_some_and(|entry| entry.kept.contains(at));
+        // The answer to a question about an overtaken push, of whatever repository, must not be taken for one about
+        // this work.
+        let asked: BTreeSet<Offset> =
+            self.repos.values().flat_map(|it| [it.receiving, it.spooling]).flatten().collect();
+        let none = BTreeSet::new();
+        let kept = self.repos.get(repo).map_or(&none, |entry| &entry.kept);
         let free = |at: &Offset| {
-            // The answer to a question about an overtaken push, of whatever repository, must not be taken for one about
-            // this work.
-            !self.repos.values().any(|entry| entry.asks_about(*at))
-                && !kept(at)
+            !asked.contains(at)
+                && !kept.contains(at)
                 && !self.pending.contains_key(at)
                 && !self.ended.contains_key(at)
                 && !self.unflushed.contains_key(at)
                 && !self.settled.contains(at)
                 && !self.journalled.contains(at)
         };
-        (1..=LOOK_BACK.min(next.0)).map(|back| Offset(next.0 - back)).find(free)
+        let sets = [&asked, kept, &self.settled, &self.journalled].map(BTreeSet::len);
+        let used = sets.iter().sum::<usize>() + self.unshown() + self.unflushed.len();
+        (1..=(used as u64 + 1).min(next.0)).map(|back| Offset(next.0 - back)).find(free)
     }
 
     /// Repositories with work under way.

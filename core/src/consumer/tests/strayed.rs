@@ -185,3 +185,23 @@ fn a_proof_of_what_is_put_back_stops_at_refs_that_are_where_they_belong() {
     consumer.put_back(now, &mut out, (&repo, Incarnation(1)), look, Offset(100));
     assert_eq!(hides(&out.take(), oid(1)), Some(vec![Hide::Shown(branch("refs/heads/main"))]));
 }
+
+#[test]
+fn what_is_in_the_way_of_any_number_of_pushes_is_put_back() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let all = 10 + Limits::PRODUCTION.unproved as u64;
+    let mut value = None;
+    for offset in 10..all {
+        let new = Oid([1 + (offset % 2) as u8; 20]);
+        let pack = Source::Inline(Arc::from([]));
+        consumer.accept(now, &mut out, Offset(offset), push("refs/heads/a", value, new, vec![]), pack);
+        value = Some(new);
+    }
+    out.take();
+    let stray = Strayed { name: branch("refs/heads/a/b"), actual: Some(oid(9)), entry: None };
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), (vec![stray], vec![]), Offset(all));
+    let told = |effect: &Effect| matches!(effect, Effect::Client(crate::port::ClientEffect::Notice(_)));
+    assert!(out.take().iter().any(told));
+}
