@@ -58,8 +58,7 @@ impl World {
         match self.plan.chores[at].1 {
             Chore::Configure { repo, dice } => {
                 self.expect_crowd(repo);
-                let is_visibility = dice % 6 == 5 && !self.plan.is_on("replicated");
-                let (wish, back) = configuration(if is_visibility { dice - 5 } else { dice });
+                let (wish, back) = configuration(dice, self.plan.is_on("replicated"));
                 let repo = self.repos[repo].clone();
                 let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
                 let wait = (5 + dice % 90) * SECOND;
@@ -76,7 +75,7 @@ impl World {
                     0 => (order, vec![(gone_for, creation)]),
                     1 => (creation, Vec::new()),
                     2 => {
-                        let (wish, back) = configuration(self.clients.rng.bits());
+                        let (wish, back) = configuration(self.clients.rng.bits(), self.plan.is_on("replicated"));
                         let repo = self.repos[repo].clone();
                         let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
                         (Order::ConfigureRepo { repo, wish }, vec![(SECOND, back)])
@@ -212,10 +211,10 @@ fn change(site: &SiteId, state: MemberState) -> Order {
     Order::ChangeMember { site: site.clone(), state, author, reason }
 }
 
-fn configuration(dice: u64) -> (RepoConfigured, RepoConfigured) {
+fn configuration(dice: u64, replicated: bool) -> (RepoConfigured, RepoConfigured) {
     let none = RepoConfigured::default;
     match dice % 6 {
-        0 | 1 => (
+        kind if kind < 2 || kind == 5 && !replicated => (
             RepoConfigured { read_only: Some("a freeze for the release".to_string()), ..none() },
             RepoConfigured { read_only: Some(String::new()), ..none() },
         ),

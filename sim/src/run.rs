@@ -169,11 +169,11 @@ pub fn run(scenario: &Scenario, seed: &Seed, mutant: Option<Mutant>, wanted: imp
         Ok(End::NotConverged(why)) => Outcome::NotConverged(why),
         Err(_) => Outcome::Panicked(LAST_PANIC.with(|last| last.borrow().replace('\n', " "))),
     };
-    // A panic while the world was drawn leaves none.
-    let Some(mut world) = made else { return Report::empty(seed.clone(), expected(scenario, outcome)) };
     let violations = if let Outcome::Violated(list) = &outcome { list.as_slice() } else { &[] };
-    world.tell(violations);
+    made.iter_mut().for_each(|world| world.tell(violations));
     let report = Report::empty(seed.clone(), expected(scenario, outcome));
+    // A panic while the world was drawn leaves none.
+    let Some(world) = made else { return report };
     Report {
         hash: world.trace.hash(),
         trace: world.trace.lines().to_string(),

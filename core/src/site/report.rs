@@ -120,23 +120,21 @@ impl Site {
         }
     }
 
-    pub(super) fn members_lag(&self) -> bool {
+    /// Partitions without partition 0's newest membership.
+    fn with_old_members(&self) -> impl Iterator<Item = &Part> {
         let version = self.parts[0].fold.control().members.version;
+        self.parts.iter().filter(move |part| part.fold.control().members.version < version)
+    }
+
+    pub(super) fn members_lag(&self) -> bool {
         // Who does not speak in partition 0 sends nothing, and must not be woken for it.
-        self.parts[0].producer.in_force
-            && self
-                .parts
-                .iter()
-                .skip(1)
-                .any(|part| part.producer.in_force && part.fold.control().members.version < version)
+        self.parts[0].producer.in_force && self.with_old_members().any(|part| part.producer.in_force)
     }
 
     /// A partition that goes on without partition 0's newest membership. While there is one nobody may be put out: if
     /// all whom it knows are gone, nobody is left who could tell it of the others, and it would hang for ever.
     pub(super) fn unaware(&self) -> Option<Partition> {
-        let version = self.parts[0].fold.control().members.version;
-        let lacks = |part: &&Part| part.stopped.is_none() && part.fold.control().members.version < version;
-        self.parts.iter().find(lacks).map(|part| part.partition)
+        self.with_old_members().find(|part| part.stopped.is_none()).map(|part| part.partition)
     }
 
     /// Re-sends partition 0's membership to partitions that lack it.

@@ -46,6 +46,11 @@ pub enum Death {
     Exited,
 }
 
+/// One crash or power failure in six is every machine's.
+fn strikes_all(strike: &Strike) -> bool {
+    strike.dice % 6 == 5
+}
+
 impl World {
     pub(super) fn strike(&mut self, at: usize) {
         if self.faults.over {
@@ -61,11 +66,11 @@ impl World {
         self.faults.active.insert(at);
         self.expect_people(host);
         match strike.kind {
-            Kind::Crash if strike.dice % 6 == 5 => {
+            Kind::Crash if strikes_all(&strike) => {
                 (0..self.plan.sites.len()).for_each(|host| self.kill_soon(host, strike.dice % 5 + host as u64));
             }
             Kind::Crash => self.kill_soon(host, strike.dice % 7),
-            Kind::Power if strike.dice % 6 == 5 => (0..self.plan.sites.len()).for_each(|host| self.power_off(host)),
+            Kind::Power if strikes_all(&strike) => (0..self.plan.sites.len()).for_each(|host| self.power_off(host)),
             Kind::TornRefs => {
                 if let Some(daemon) = self.hosts[host].daemon {
                     self.daemons[daemon as usize].kill_in_refs = true;
@@ -103,10 +108,9 @@ impl World {
 
     /// Whether there is what it strikes. An old copy strikes when it is put back.
     fn strikes_at_once(&self, strike: &Strike) -> bool {
-        let all = strike.dice % 6 == 5 && strike.kind != Kind::TornRefs;
         let is_up = |host: &Host| host.daemon.is_some();
         match strike.kind {
-            Kind::Crash if all => self.hosts.iter().any(is_up),
+            Kind::Crash if strikes_all(strike) => self.hosts.iter().any(is_up),
             Kind::Crash | Kind::TornRefs => is_up(&self.hosts[strike.host]),
             Kind::OldJournal | Kind::OldBackup => false,
             _ => true,
@@ -396,10 +400,8 @@ impl World {
             let (refs, values): (Vec<_>, Vec<_>) = shown.iter().map(|(name, value)| (name.clone(), *value)).unzip();
             let stranger = RefName::parse("refs/heads/stranger").expect("a good name");
             let dice = self.disk_rng.below(10);
-            let any = {
-                let name: &str = self.disk_rng.pick::<&str>(&crate::workload::NAMES);
-                RefName::parse(name).expect("a good name")
-            };
+            let any = *self.disk_rng.pick(&crate::workload::NAMES[..]);
+            let any = RefName::parse(any).expect("a good name");
             // Any of the names that people use may be in the way of another one.
             let name = match dice {
                 0 => stranger,
