@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use crate::mutant::Mutants;
 use crate::names::SiteId;
+use crate::placement::Map;
 
 /// How durable a push must be before the pusher hears `ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub first_members: Vec<SiteId>,
     /// Partitions of `pushdata` if this daemon opens the log.
     pub partitions: u32,
+    /// Rules of which repositories go to which partitions, if this daemon opens the log.
+    pub map: Map,
     /// When a pusher hears `ok`.
     pub ack: Ack,
     /// Who decides.
@@ -199,6 +202,7 @@ impl Config {
             site,
             first_members: sites,
             partitions,
+            map: Map::default(),
             ack: Ack::Log,
             refdb: RefDb::Log,
             inline_max: 256 * 1024,

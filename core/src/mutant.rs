@@ -199,6 +199,10 @@ mutants! {
     LogUnrecognised = "log-unrecognised",
     /// A position below the log's start is taken for the start.
     LogStartJumped = "log-start-jumped",
+    /// Which partition a repository is at home in is told by the hash alone.
+    MapIgnored = "map-ignored",
+    /// The digests in other sites' reports are compared with nothing.
+    DigestIgnored = "digest-ignored",
     /// A push is answered by the verdict on the record that happened to come next.
     FirstVerdictWins = "first-verdict-wins",
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, Epoch, Incarnation, Instance, LogId, Offset, Oid, Seq};
 use crate::names::{RefName, RepoName, SiteId};
+use crate::placement::MapRule;
 
 /// Version of the envelope; it never changes.
 pub const ENVELOPE: u32 = 1;
@@ -154,6 +155,9 @@ pub struct LogOpened {
     pub partitions: u32,
     /// How a repository's name becomes a partition; see [`crate::placement`].
     pub hash: String,
+    /// Repositories that are put elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub map: Vec<MapRule>,
     /// Key of the digests.
     pub digest_key: Digest,
     /// Rules in force from here on.

@@ -6,15 +6,16 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use crate::config::{Config, FOREIGN_SILENCE, SESSION_AFTER};
 use crate::ids::{Digest, Epoch, Instance, LogId, Partition, Seq};
 use crate::journal::Session as Stored;
 use crate::mutant::Mutant;
 use crate::partition::Part;
-use crate::placement::HASH;
+use crate::placement::{HASH, MapRule};
 use crate::port::{ClientEffect, LogEffect, Notice, Now, Out, Owner, Topic};
 use crate::producer::{Voice, words};
 use crate::progress::Peers;
@@ -179,6 +180,15 @@ impl Session {
                 "the log has {} partitions, this site is configured for {}",
                 opened.partitions, self.config.partitions
             )
+        } else if !self.config.map.is(&opened.map) {
+            let shown = |rules: &[MapRule]| match rules {
+                [] => "no rules".to_string(),
+                rules => {
+                    rules.iter().map(|it| format!("{} -> {:?}", it.names, it.partitions)).collect::<Vec<_>>().join(", ")
+                }
+            };
+            let (has, says) = (shown(&opened.map), shown(&self.config.map.rules()));
+            format!("the log maps repositories to partitions by {has}; this site is configured for {says}")
         } else if parts[0].fold.control().rules > RULES {
             format!("the log is under rules {}, this version knows {RULES}", parts[0].fold.control().rules)
         } else {
@@ -278,6 +288,7 @@ impl Session {
             log_id: self.log_id,
             partitions: self.config.partitions,
             hash: String::from(HASH),
+            map: self.config.map.rules(),
             digest_key: self.digest_key,
             rules: RULES,
             members: self.config.first_members.clone(),

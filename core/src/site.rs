@@ -25,7 +25,6 @@ use crate::monitor::Monitor;
 use crate::mutant::Mutant;
 use crate::names::RepoName;
 use crate::partition::Part;
-use crate::placement::partition_of;
 use crate::port::{Answer, ClientEffect, ClientInput, Effect, GitInput, Input, JournalInput, Now, Order, Out, Owner};
 use crate::producer::words;
 use crate::progress::{Peers, Report};
@@ -380,11 +379,8 @@ impl Site {
     }
 
     fn home(&self, repo: &RepoName) -> Partition {
-        let opened = self.parts[0].fold.control().opened.as_ref();
-        partition_of(
-            repo,
-            opened.map_or(self.config.partitions, |opened| opened.partitions.min(self.config.partitions)),
-        )
+        // A log that says otherwise ends this daemon.
+        self.config.map.partition_of(repo, self.config.partitions)
     }
 
     fn with(&mut self, partition: Partition, act: impl FnOnce(&mut Part, &mut Out, &mut crate::producer::Voice)) {

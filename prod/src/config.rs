@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use refrain_core::config::Ack;
+use refrain_core::placement::MapRule;
 use serde::{Deserialize, Serialize};
 
 use judge::judge;
@@ -45,6 +46,9 @@ pub struct Log {
     /// Frozen when the log is created.
     #[serde(default = "default_partitions")]
     pub partitions: u32,
+    /// Which repositories go to which of them; frozen, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub map: Vec<MapRule>,
 }
 
 /// Kinds of logs.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use refrain_core::names::RepoName;
-use refrain_core::placement::partition_of;
+use refrain_core::placement::Map;
 
 use crate::checker::{clean, settled};
 use crate::client::Client;
@@ -22,7 +22,7 @@ fn at_rest() -> (World, Client, PathBuf) {
     }
     settled(&world, "r");
     daemon.kill();
-    let partition = partition_of(&RepoName::parse("r").expect("a name"), 2).0;
+    let partition = Map::default().partition_of(&RepoName::parse("r").expect("a name"), 2).0;
     let segment = world.log_dir().join(format!("pushdata-{partition}/00000000000000000000.log"));
     (world, ann, segment)
 }

@@ -80,11 +80,11 @@ fn append_stale_push(world: &World) {
     use refrain::log::{AppendOutcome, EmbeddedLog, OfflineLog};
     use refrain_core::ids::Seq;
     use refrain_core::names::RepoName;
-    use refrain_core::placement::partition_of;
+    use refrain_core::placement::Map;
     use refrain_core::record::{Body, Record, decode};
 
     let offline = OfflineLog::open(&world.log_dir()).expect("the log opens");
-    let partition = partition_of(&RepoName::parse("r").expect("a name"), offline.partitions()).0;
+    let partition = Map::default().partition_of(&RepoName::parse("r").expect("a name"), offline.partitions()).0;
     let (mut first, mut seq) = (None::<Record>, Seq(0));
     for record in offline.scan("pushdata", partition, 0).expect("the log reads") {
         let Ok(record) = decode(&record.expect("whole").value).record else { continue };

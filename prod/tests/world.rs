@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use refrain::log::{LogRecord, OfflineLog, TOPICS};
 use refrain_core::names::RepoName;
-use refrain_core::placement::partition_of;
+use refrain_core::placement::Map;
 
 use crate::client::Client;
 
@@ -192,7 +192,7 @@ impl World {
         let log = OfflineLog::open(&self.log_dir()).expect("the log opens");
         let name = RepoName::parse(repo).expect("a repository name");
         let partition = match TOPICS.iter().find(|(known, _)| *known == topic) {
-            Some((_, true)) => partition_of(&name, log.partitions()).0,
+            Some((_, true)) => Map::default().partition_of(&name, log.partitions()).0,
             _ => 0,
         };
         let scan = log.scan(topic, partition, 0).expect("the log opens");

@@ -111,6 +111,9 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "partition-stopped",
             "flipped-by-time",
             "log-begins-later",
+            "row-rotten",
+            "second-on-copied-state",
+            "second-on-empty-disk",
         ],
     ),
 ];

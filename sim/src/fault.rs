@@ -36,6 +36,9 @@ pub enum Kind {
     OldJournal,
     /// A site's journal and repositories are put back to an old copy.
     OldBackup,
+    /// A row of a site's journal says something else than was written. No rule can keep that site's verdicts right then,
+    /// so only scenarios that name it have it.
+    RottenRow,
     /// A site's disk is lost.
     DiskLost,
     /// A disk is slow, and some flushes fail.
@@ -78,6 +81,7 @@ impl Kind {
         Kind::SecondDaemon,
         Kind::OldJournal,
         Kind::OldBackup,
+        Kind::RottenRow,
         Kind::DiskLost,
         Kind::SlowDisk,
         Kind::DiskFull,
@@ -109,6 +113,7 @@ impl Kind {
             Kind::SecondDaemon => "second-daemon",
             Kind::OldJournal => "old-journal",
             Kind::OldBackup => "old-backup",
+            Kind::RottenRow => "rotten-row",
             Kind::DiskLost => "disk-lost",
             Kind::SlowDisk => "slow-disk",
             Kind::DiskFull => "disk-full",
@@ -140,6 +145,7 @@ impl Kind {
             Kind::OneWay => "nothing passes in one direction between a site and somebody else",
             Kind::SecondDaemon => "a site's machine is copied, and both run",
             Kind::OldJournal => "a site's journal is put back to an old copy",
+            Kind::RottenRow => "a row of a site's journal says something else; on only where a scenario names it",
             Kind::OldBackup => "a site's journal and repositories are put back to an old copy",
             Kind::DiskLost => "a site's disk is lost",
             Kind::SlowDisk => "a disk is slow, and some flushes fail",
@@ -154,9 +160,9 @@ impl Kind {
         }
     }
 
-    /// Whether what is durable stays so, as most promises presume.
-    pub fn keeps_the_log(self) -> bool {
-        self != Kind::LogLost
+    /// Whether what is durable stays so, and as it was written: most promises presume it.
+    pub fn keeps_what_is_durable(self) -> bool {
+        !matches!(self, Kind::LogLost | Kind::RottenRow)
     }
 
     /// By name.

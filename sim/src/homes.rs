@@ -57,6 +57,8 @@ pub fn home(mutant: Mutant) -> Scenario {
         LogLossUnseen => "faults/log-lost",
         LogUnrecognised => "faults/log-lost",
         LogStartJumped => "faults/log-lost",
+        MapIgnored => "mixed/mapped",
+        DigestIgnored => "faults/rotten-row",
         UnchangedExcusesChanged => "regressions/unchanged-beside-changed",
     };
     let Some((name, text)) = file else { return Scenario::built_in() };
@@ -101,6 +103,8 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::CrowdedShowsAll => &["old-journal"],
         Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
+        Mutant::MapIgnored => &["map"],
+        Mutant::DigestIgnored => &["rotten-row"],
         Mutant::LogLossUnseen | Mutant::LogUnrecognised | Mutant::LogStartJumped => &["log-lost"],
         _ => &[],
     }

@@ -7,14 +7,17 @@ use std::fmt::Debug;
 use std::ops::Bound;
 
 use refrain_core::aggregator::Accepted;
-use refrain_core::ids::{Offset, Partition};
+use refrain_core::ids::{Offset, Oid, Partition};
 use refrain_core::journal::{Commit, PushWork, Restored, Session, Work};
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::port::Rows;
 use refrain_core::refdb::Control;
+use refrain_core::rng::Rng;
 use refrain_core::table::{TableEntry, TableKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::dice::Dice;
 
 /// No name of a ref comes before this one.
 const FIRST_NAME: &str = "refs/!/!";
@@ -138,6 +141,30 @@ impl Journal {
                 refs.take(max).map(|entry| row(partition, entry)).collect()
             }
         }
+    }
+
+    /// One ref's row gets the value of another ref of its repository: which, and what it says now.
+    pub fn rot(&mut self, rng: &mut Rng) -> Option<(Partition, TableKey, Oid)> {
+        let refs = self.tables.iter().flat_map(|(partition, table)| {
+            table.iter().filter_map(|(key, entry)| match (key, entry) {
+                (TableKey::Ref(life, _), TableEntry::Ref(held)) => Some((*partition, *life, key.clone(), held.value)),
+                _ => None,
+            })
+        });
+        let refs: Vec<_> = refs.collect();
+        let mut pairs = Vec::new();
+        for (partition, life, key, oid) in &refs {
+            let others = refs.iter().filter(|other| (other.0, other.1) == (*partition, *life) && other.3 != *oid);
+            pairs.extend(others.map(|other| (*partition, key.clone(), other.3)));
+        }
+        if pairs.is_empty() {
+            return None;
+        }
+        let (partition, key, value) = rng.pick(&pairs).clone();
+        if let Some(TableEntry::Ref(held)) = self.tables.get_mut(&partition)?.get_mut(&key) {
+            held.value = value;
+        }
+        Some((partition, key, value))
     }
 
     /// Accepted pushes from an offset on.

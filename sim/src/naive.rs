@@ -8,7 +8,7 @@ mod tests;
 
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::placement::partition_of;
+use refrain_core::placement::Map;
 use refrain_core::record::{Body, MemberState, Push, Record, RulesRaised, SiteChanged};
 
 pub use state::*;
@@ -17,7 +17,7 @@ impl Naive {
     /// `None`: void. Else a word an update (or `counted`), and the value before each.
     fn fold(&mut self, at: Partition, offset: Offset, time_ms: u64, record: &Record) -> Option<Folded> {
         let state = self.partitions.entry(at).or_default();
-        let at_home = |repo: &RepoName| partition_of(repo, state.partitions.max(1)) == at;
+        let at_home = |repo: &RepoName| state.map.partition_of(repo, state.partitions.max(1)) == at;
         record.header.repo.as_ref().is_none_or(at_home).then_some(())?;
         state.admit(at, time_ms, record)?;
         let Some(name) = &record.header.repo else { return Some((vec!["counted"], Vec::new())) };
@@ -56,7 +56,7 @@ impl PartitionState {
         let (header, site) = (&record.header, &record.header.site);
         if let Body::LogOpened(opened) = &record.body {
             self.rules.is_none().then(|| self.rules = Some(opened.rules))?;
-            self.partitions = opened.partitions;
+            (self.partitions, self.map) = (opened.partitions, Map::new(&opened.map, opened.partitions).ok()?);
             self.members = opened.members.iter().map(|site| (site.clone(), MemberState::Active)).collect();
             return Some(());
         }

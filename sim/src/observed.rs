@@ -11,6 +11,7 @@ use refrain_core::config::Limits;
 use refrain_core::ids::{Digest, Epoch, Instance, Offset, Oid, Partition, PushId};
 use refrain_core::monitor::Lag;
 use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::placement::Map;
 use refrain_core::port::{Answer, Wish};
 use refrain_core::progress::Report;
 use refrain_core::record::{Body, Record};
@@ -162,8 +163,8 @@ pub enum Event {
     Started { site: SiteId, daemon: u64 },
     /// A daemon stopped: by a crash, a power failure, or by itself.
     Stopped { site: SiteId, daemon: u64, power: bool, itself: bool },
-    /// The log lost durable records: these partitions end here now. From here on only promises that do not presume the
-    /// log ([`Invariant::presumes_log`]) are looked at.
+    /// The log lost durable records: these partitions end here now. From here on only promises that do not presume
+    /// durability ([`Invariant::presumes_durability`]) are looked at.
     LogLost { ends: BTreeMap<Partition, Offset> },
     /// Retention took the log's oldest records: of each partition, those below these offsets. The same holds from here
     /// on.
@@ -175,6 +176,9 @@ pub enum Event {
     /// A daemon's fold judged a record: one judgement word an update (`accepted`, `unchanged`, or a rejection's word),
     /// or `void`, or `counted`. Seen at the daemon's boundary, as its `log show` would print it.
     Judged { site: SiteId, daemon: u64, partition: Partition, offset: Offset, words: Vec<&'static str> },
+    /// A row of a site's journal is no longer what was written. From here on only the promises that
+    /// [`Event::LogLost`] leaves are looked at.
+    Rotten { site: SiteId, partition: Partition },
     /// A site's disk was lost.
     DiskLost { site: SiteId },
     /// Virtual time passed without anything else; given about once a virtual second.
@@ -219,6 +223,8 @@ pub struct Observed {
     pub shadows: BTreeSet<u64>,
     /// Partitions of the log.
     pub partitions: u32,
+    /// Which repositories go to which of them.
+    pub map: Map,
     /// How long a site waits for the others before it shows what is staged.
     pub flip_seconds: u64,
     /// How much a daemon has under way at once.
@@ -255,8 +261,8 @@ pub trait Invariant {
     fn name(&self) -> &'static str;
     /// One sentence: what it promises.
     fn promise(&self) -> &'static str;
-    /// Whether it holds only as long as the log loses nothing that is durable.
-    fn presumes_log(&self) -> bool {
+    /// Whether it holds only as long as nothing durable is lost from the log or changed in a journal.
+    fn presumes_durability(&self) -> bool {
         true
     }
     /// Looks at what just happened.

@@ -24,6 +24,8 @@ pub struct Extra {
     pub shape: RepoShape,
     /// The directory itself was flushed.
     pub durable: bool,
+    /// What HEAD is after a power failure that takes its last change.
+    pub durable_head: RefName,
     /// When each object was last written.
     pub written: OidMap<u64>,
     /// Objects that a power failure may take.
@@ -57,12 +59,14 @@ pub struct Flushing {
     objects: Vec<Oid>,
     refs: Vec<(RefName, Option<Oid>)>,
     keeps: Vec<Offset>,
+    head: Option<RefName>,
 }
 
 impl Extra {
     /// An empty repository, not flushed.
     pub fn new(shape: RepoShape) -> Self {
         Self {
+            durable_head: shape.head.clone(),
             shape,
             durable: false,
             written: OidMap::default(),
@@ -246,12 +250,16 @@ impl Repo<'_> {
                 .map(|name| (name.clone(), self.view.refs.get(name).copied()))
                 .collect(),
             keeps: self.extra.keeps.iter().filter(|(_, (_, durable))| !durable).map(|(offset, _)| *offset).collect(),
+            head: Some(self.extra.shape.head.clone()),
         }
     }
 
     /// And ends.
     pub fn end_flush(&mut self, flushing: Flushing) {
         self.extra.durable = true;
+        if let Some(head) = flushing.head {
+            self.extra.durable_head = head;
+        }
         for oid in flushing.objects {
             if self.view.objects.contains(&oid) {
                 self.view.durable_objects.insert(oid);
@@ -299,6 +307,11 @@ impl Repo<'_> {
                 };
             }
         }
+        if self.extra.durable_head != self.extra.shape.head && rng.percent(50) {
+            self.extra.shape.head = self.extra.durable_head.clone();
+            self.view.head = Some(self.extra.durable_head.clone());
+        }
+        self.extra.durable_head = self.extra.shape.head.clone();
         self.extra.keeps.retain(|_, (_, durable)| *durable || rng.percent(50));
         self.drop_conflicts();
     }
@@ -357,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_power_failure_loses_unflushed_things_each_for_itself_and_nothing_else() {
-        let mut outcomes = BTreeSet::new();
+        let (mut outcomes, mut heads) = (BTreeSet::new(), BTreeSet::new());
         for seed in 0..40 {
             let (mut view, mut extra) = (RepoView::default(), Extra::new(shape()));
             let mut repo = Repo { view: &mut view, extra: &mut extra };
@@ -366,13 +379,17 @@ mod tests {
             repo.write(0, &[Oid([2; 20])]);
             repo.end_flush(flushing);
             repo.set(&Edit { name: name("refs/heads/main"), old: None, new: Some(Oid([2; 20])), found: false });
+            repo.extra.shape.head = name("refs/heads/new");
             repo.lose_unflushed(&mut Rng::new(seed));
+            assert_eq!(repo.extra.shape.head, repo.extra.durable_head);
+            heads.insert(repo.extra.shape.head.clone());
             assert!(view.objects.contains(&Oid([1; 20])));
             assert_eq!(view.objects, view.durable_objects);
             assert_eq!(view.refs, view.durable_refs);
             outcomes.insert((view.objects.len(), view.refs.len()));
         }
         assert_eq!(outcomes, BTreeSet::from([(1, 0), (1, 1), (2, 0), (2, 1)]));
+        assert_eq!(heads.len(), 2, "HEAD is lost or not");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use refrain_core::config::Ack;
 use refrain_core::names::SiteId;
+use refrain_core::placement::{Map, MapRule};
 use serde::Deserialize;
 
 use crate::fault::{Kind, Strike};
@@ -29,6 +30,8 @@ pub struct Scenario {
     pub repos: usize,
     /// Partitions: from, to.
     pub partitions: (u32, u32),
+    /// Which repositories (they are `repo0`, `repo1`, …) go to which of the partitions.
+    pub map: Vec<MapRule>,
     /// Length of the safety phase in virtual seconds.
     pub seconds: u64,
     /// People who push.
@@ -124,6 +127,7 @@ impl Default for Scenario {
             late: 0,
             repos: 4,
             partitions: (2, 8),
+            map: Vec::new(),
             seconds: 3_600,
             clients: 10,
             every_seconds: 56,
@@ -230,13 +234,15 @@ pub const FEATURES: &[&str] = &[
     "rush",
     "atomic-refused",
     "replicated",
+    "map",
 ];
 
 impl Scenario {
     /// The built-in one: every fault class, every kind of push, every verdict. It is about what fifty runs always
     /// meet of them.
     pub fn built_in() -> Self {
-        let faults = Kind::ALL.iter().filter(|kind| kind.keeps_the_log()).map(|kind| format!("fault.{}", kind.name()));
+        let faults =
+            Kind::ALL.iter().filter(|kind| kind.keeps_what_is_durable()).map(|kind| format!("fault.{}", kind.name()));
         let others = BUILT_IN_COVERS.iter().map(|mark| (*mark).to_string());
         let often = vec!["atomic-refused".to_string()];
         let covers = faults.chain(others).collect();
@@ -284,6 +290,7 @@ impl Scenario {
         if scenario.repos == 0 || scenario.partitions.0 == 0 || scenario.partitions.1 < scenario.partitions.0 {
             bail!("at least one repository, one partition, and `partitions = [from, to]`");
         }
+        Map::new(&scenario.map, scenario.partitions.0)?;
         if !(1..=9).contains(&count) || scenario.seconds == 0 || scenario.every_seconds == 0 {
             bail!("1 to 9 sites, and times above 0");
         }

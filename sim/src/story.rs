@@ -216,6 +216,10 @@ impl Story {
             Event::DiskLost { site } => {
                 self.note(now, Some(site), "disk", "the disk is lost, or an old copy takes its place".into(), None);
             }
+            Event::Rotten { site, partition } => {
+                let text = format!("a row of partition {partition} in the journal says something else");
+                self.note(now, Some(site), "rotten", text, None);
+            }
             Event::Halted { site, daemon, partition, why } => {
                 let text = format!("daemon {daemon} stops partition {partition}: {why}");
                 self.note(now, Some(site), "halted", text, None);

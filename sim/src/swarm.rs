@@ -2,6 +2,7 @@
 
 use refrain_core::config::{Ack, Limits, RefDb};
 use refrain_core::mutant::Mutant;
+use refrain_core::placement::Map;
 use refrain_core::rng::Rng;
 
 use crate::dice::Dice;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub first_members: usize,
     /// Partitions of the log.
     pub partitions: u32,
+    /// Which repositories go to which of them.
+    pub map: Map,
     /// When faults stop and clients push no more, in virtual microseconds.
     pub calm_at: u64,
     /// How long after that everything may take to converge.
@@ -125,14 +128,19 @@ impl Plan {
         strikes.sort_by_key(|strike| strike.at);
         let large = scenario.is_on("large");
         let sizes = draw_sizes(large, &mut root.fork("sizes"));
+        let latency = (0..count).map(|_| rng.range(200, 60_000)).collect();
+        let replicated = |rng: &mut Rng| rng.percent(scenario.replicated_percent) && scenario.is_on("replicated");
+        let repos = (0..scenario.repos).map(|_| replicated(&mut rng)).collect();
+        let partitions = rng.range(u64::from(scenario.partitions.0), u64::from(scenario.partitions.1)) as u32;
+        let map = if scenario.is_on("map") { &scenario.map[..] } else { &[] };
+        let map = Map::new(map, partitions).expect("the scenario was checked");
         Plan {
             seed,
-            latency: (0..count).map(|_| rng.range(200, 60_000)).collect(),
-            repos: (0..scenario.repos)
-                .map(|_| rng.percent(scenario.replicated_percent) && scenario.is_on("replicated"))
-                .collect(),
+            latency,
+            repos,
             first_members: count - scenario.late,
-            partitions: rng.range(u64::from(scenario.partitions.0), u64::from(scenario.partitions.1)) as u32,
+            map,
+            partitions,
             calm_at,
             patience: 10 * 60 * SECOND,
             clients: scenario.clients,
@@ -254,7 +262,7 @@ fn draw_strikes(scenario: &Scenario, rng: &mut Rng, sites: usize, calm_at: u64) 
         let mut rng = rng.fork(kind.name());
         let on = rng.percent(50);
         let wanted = match &scenario.faults {
-            None => on && kind.keeps_the_log(),
+            None => on && kind.keeps_what_is_durable(),
             Some(only) => only.iter().any(|name| name == kind.name()),
         };
         if !wanted || !scenario.is_on(kind.name()) {

@@ -140,7 +140,8 @@ impl World {
         let refdb_none = plan.refdb == refrain_core::config::RefDb::None;
         let (partitions, flip_seconds) = (plan.partitions, plan.flip / SECOND);
         let limits = plan.limits;
-        let mut observed = Observed { refdb_none, partitions, flip_seconds, limits, ..Observed::default() };
+        let mut observed =
+            Observed { refdb_none, partitions, flip_seconds, limits, map: plan.map.clone(), ..Observed::default() };
         observed.naive.refdb_none = observed.refdb_none;
         let hosts: Vec<Host> = plan
             .sites
@@ -262,9 +263,9 @@ impl World {
 
     /// Shows an event to every invariant.
     pub(crate) fn emit(&mut self, event: &Event) {
-        let log_lost = self.faults.log_lost;
+        let void = self.faults.void_most_promises();
         self.story.see(self.queue.now(), &self.observed, event);
-        for invariant in self.invariants.iter_mut().filter(|it| !log_lost || !it.presumes_log()) {
+        for invariant in self.invariants.iter_mut().filter(|it| !void || !it.presumes_durability()) {
             self.violations.extend(invariant.check(&self.observed, event));
         }
     }

@@ -9,7 +9,7 @@ use alloc::vec;
 use super::*;
 use crate::consumer::Consumer;
 use crate::partition::{Batch, Part};
-use crate::placement::partition_of;
+use crate::placement::Map;
 use crate::port::{Effect, Ensured, JournalEffect, Prepared, Read, Received, RefSet, Value, Wish};
 use crate::record::{LogOpened, MemberState, RepoCreated, SiteChanged, SiteStarted, Visibility, decode};
 use core::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) fn branch(name: &str) -> crate::names::RefName {
 /// A repository that lives in the second of two partitions.
 pub(crate) fn repo() -> RepoName {
     let names = (0..).map(|at| RepoName::parse(&alloc::format!("repo{at}")).expect("valid"));
-    names.into_iter().find(|name| partition_of(name, 2) == Partition(1)).expect("there is one")
+    names.into_iter().find(|name| Map::default().partition_of(name, 2) == Partition(1)).expect("there is one")
 }
 
 impl Bench {
@@ -79,6 +79,7 @@ impl Bench {
             log_id: crate::ids::LogId(1),
             partitions: 2,
             hash: crate::placement::HASH.to_string(),
+            map: Vec::new(),
             digest_key: crate::ids::Digest(9),
             rules: 1,
             members: vec![site("ams"), site("sfo")],

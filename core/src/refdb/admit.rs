@@ -3,7 +3,7 @@
 use crate::ids::{Epoch, Seq};
 use crate::mutant::Mutant;
 use crate::names::SiteId;
-use crate::placement::partition_of;
+use crate::placement::Map;
 use crate::record::{Body, LogOpened, MemberState, Record, SiteChanged};
 
 use super::{Fold, Members, Speaker, Void};
@@ -57,7 +57,9 @@ impl Fold {
     /// there, and spend a sequence number that the first still needs.
     fn is_home(&self, record: &Record) -> bool {
         let partitions = self.control.opened.as_ref().map_or(1, |opened| opened.partitions.max(1));
-        record.header.repo.as_ref().is_none_or(|repo| partition_of(repo, partitions) == self.control.partition)
+        let hash_alone = Map::default();
+        let map = if self.mutants.on(Mutant::MapIgnored) { &hash_alone } else { &self.map };
+        record.header.repo.as_ref().is_none_or(|repo| map.partition_of(repo, partitions) == self.control.partition)
     }
 
     fn ended(&self, site: &SiteId) -> Epoch {
@@ -83,6 +85,11 @@ impl Fold {
         };
         self.control.rules = opened.rules;
         self.control.opened = Some(opened.clone());
+        self.map = Self::map_of(opened);
+    }
+
+    pub(super) fn map_of(opened: &LogOpened) -> Map {
+        Map::new(&opened.map, opened.partitions).expect("a record with a map that is none is void")
     }
 
     pub(super) fn start(&mut self, record: &Record, rules: u32) {

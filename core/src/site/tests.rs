@@ -15,6 +15,7 @@ use crate::aggregator::Published;
 use crate::ids::{Oid, PushId};
 use crate::journal::Session as Stored;
 use crate::names::{RefName, SiteId};
+use crate::placement::{Map, MapRule};
 use crate::port::{
     Ensured, GitEffect, JournalEffect, LogEffect, LogInput, Notice, Order, PackSource, Prepared, Read, Received,
     RefSet, Spool, Topic, Value, Wish,
@@ -70,6 +71,8 @@ struct World {
     accepted: BTreeSet<Offset>,
     ready: bool,
     exit: Option<u8>,
+    /// Why it exited.
+    why: String,
     /// Shown because their time ran out, and who lacked them.
     late: Vec<(Offset, Vec<SiteId>)>,
     ref_sets: usize,
@@ -111,6 +114,7 @@ impl World {
             accepted: BTreeSet::new(),
             ready: false,
             exit: None,
+            why: String::new(),
             late: vec![],
             ref_sets: 0,
             big: None,
@@ -206,7 +210,7 @@ impl World {
                         self.late.push((offset, lacking))
                     }
                     ClientEffect::Notice(notice) => self.ready |= notice == Notice::Ready,
-                    ClientEffect::Exit { code, .. } => self.exit = Some(code),
+                    ClientEffect::Exit { code, why } => (self.exit, self.why) = (Some(code), why),
                 }
                 None
             }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use refrain_core::ids::Oid;
 use refrain_core::names::{RefName, RepoName};
-use refrain_core::placement::partition_of;
+use refrain_core::placement::Map;
 use refrain_core::record::{Body, Chunk, Decoded, Have, Push, Record, decode};
 use refrain_core::refdb::{Judgement, Verdict};
 use serde::Serialize;
@@ -98,7 +98,8 @@ impl Show {
         })?;
         let many = TOPICS.iter().any(|(name, many)| *name == self.topic && *many);
         let count = if many { log.partitions() } else { 1 };
-        let home = wanted.filter(|_| many).map(|name| partition_of(name, log.partitions()).0);
+        let map = Map::new(&file.log.map, log.partitions())?;
+        let home = wanted.filter(|_| many).map(|name| map.partition_of(name, log.partitions()).0);
         if let Some(partition) = self.partition.filter(|partition| *partition >= count) {
             let why = format!("topic {} has {count} partitions, from 0; there is no partition {partition}", self.topic);
             return Err(NotFound(why).into());

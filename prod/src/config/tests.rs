@@ -154,3 +154,18 @@ fn sizes_and_times_are_written_as_they_are_read() {
         assert_eq!(String::from(Seconds::try_from(text.to_string()).expect("a time")), text);
     }
 }
+
+#[test]
+fn a_map_of_repositories_to_partitions_is_read_and_its_mistakes_name_the_rule() {
+    let with = |map: &str| parse(&GOOD.replace("[push]", &format!("map = {map}\n[push]")));
+    let file = with(r#"[{ names = "^a/", partitions = [1, 2] }, { names = "b", partitions = [0] }]"#).expect("good");
+    assert_eq!(file.log.map.iter().map(|it| it.partitions.len()).collect::<Vec<_>>(), [2, 1]);
+    for (map, said) in [
+        (r#"[{ names = "^a/", partitions = [9] }]"#, "log.map rule 0: a partition that the log does not have"),
+        (r#"[{ names = "(", partitions = [0] }]"#, "log.map rule 0: no regular expression"),
+        (r#"[{ names = "a", partition = [0] }]"#, "unknown key `partition`; the nearest known one is `partitions`"),
+    ] {
+        let error = with(map).expect_err(map);
+        assert!(format!("{error:#}").contains(said), "{error:#}");
+    }
+}

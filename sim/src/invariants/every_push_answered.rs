@@ -34,7 +34,7 @@ impl Invariant for EveryPushAnswered {
         "a push is answered once, in bounded time and before its daemon ends by itself, with one answer an update"
     }
 
-    fn presumes_log(&self) -> bool {
+    fn presumes_durability(&self) -> bool {
         false
     }
 

@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::ids::{Offset, Partition};
-use refrain_core::placement::partition_of;
 use refrain_core::port::Answer;
 use refrain_core::record;
 
@@ -53,7 +52,7 @@ impl Invariant for LostLogStops {
         "who folded records that the log lost stops their partition, says so, and judges nothing of another log"
     }
 
-    fn presumes_log(&self) -> bool {
+    fn presumes_durability(&self) -> bool {
         false
     }
 
@@ -149,7 +148,7 @@ impl LostLogStops {
 
     fn answers(&self, seen: &Observed, place: usize) -> Option<String> {
         let push = &seen.pushes[place];
-        let partition = partition_of(&push.repo, seen.partitions);
+        let partition = seen.map.partition_of(&push.repo, seen.partitions);
         let given_after = self.halted.get(&(push.daemon, partition)).is_some_and(|since| place >= *since);
         let ok = push.answers.iter().flatten().any(|answer| *answer == Answer::Ok);
         (given_after && ok).then(|| {

@@ -8,6 +8,7 @@ mod aggregated_after_all;
 mod aggregated_once;
 mod at_rest;
 mod behind_with_cause;
+mod differing_folds_stop;
 mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
@@ -69,6 +70,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<refs_after_objects::RefsAfterObjects>::default(),
         Box::new(no_partition_stops::NoPartitionStops),
         Box::<lost_log_stops::LostLogStops>::default(),
+        Box::<differing_folds_stop::DifferingFoldsStop>::default(),
         Box::<no_ref_goes_back::NoRefGoesBack>::default(),
         Box::<shown_when_replicated::ShownWhenReplicated>::default(),
         Box::<nothing_left_open::NothingLeftOpen>::default(),

@@ -34,7 +34,7 @@ impl Invariant for RefusedInWords {
         "every refusal begins with one of the words that pushers rely on, and gives a reason"
     }
 
-    fn presumes_log(&self) -> bool {
+    fn presumes_durability(&self) -> bool {
         false
     }
 

@@ -28,7 +28,7 @@ impl Invariant for ReportsKept {
         "all reports of a site have one key, which no other site's have, so that compaction keeps the newest of each"
     }
 
-    fn presumes_log(&self) -> bool {
+    fn presumes_durability(&self) -> bool {
         false
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use refrain_core::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, Seq};
 use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::placement::Map;
 use refrain_core::record::{Header, MemberState, MemberTable, Record, RepoConfigured, RepoCreated, decode};
 
 /// The pair in force for a site, and the last of its numbers that counted.
@@ -91,6 +92,7 @@ pub struct PartitionState {
     pub repos: BTreeMap<RepoName, Repo>,
     pub(super) rules: Option<u32>,
     pub(super) partitions: u32,
+    pub(super) map: Map,
     pub(super) version: u64,
     pub(super) ended: BTreeMap<SiteId, Epoch>,
 }

@@ -300,6 +300,7 @@ pub(super) fn lasts(story: &Story, struck: &Struck) -> Option<u64> {
         Kind::Crash
         | Kind::Power
         | Kind::Garbage
+        | Kind::RottenRow
         | Kind::DiskLost
         | Kind::ForeignRefs
         | Kind::Gc

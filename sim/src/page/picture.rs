@@ -304,6 +304,7 @@ fn class_of(kind: Kind) -> &'static str {
         Kind::Loss | Kind::Duplicate | Kind::Delay | Kind::Partition | Kind::OneWay => "f-net",
         Kind::OldJournal
         | Kind::OldBackup
+        | Kind::RottenRow
         | Kind::DiskLost
         | Kind::SlowDisk
         | Kind::DiskFull

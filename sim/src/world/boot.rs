@@ -60,6 +60,7 @@ impl World {
         let sites = self.plan.sites.iter().map(|name| SiteId::parse(name).expect("checked")).collect();
         let place = self.plan.sites.iter().position(|name| name == site.as_str()).unwrap_or(host);
         let mut config = Config::new(site.clone(), sites, self.plan.partitions);
+        config.map = self.plan.map.clone();
         config.first_members.truncate(self.plan.first_members);
         config.ack = self.plan.acks[place];
         config.refdb = self.plan.refdb;

@@ -15,8 +15,8 @@ const QUIET: u64 = 40 * SECOND;
 /// While faults go on `status` is read this often.
 const LAG_SECONDS: u64 = 4;
 
-/// A site that folded what the log lost finds it out, and says so, within so long: a supervisor's longest wait, and a
-/// start.
+/// A site that folded what the log lost, or whose fold is another one, finds it out, and says so, within so long: a
+/// supervisor's longest wait, and a start.
 const SHOWN_WITHIN: u64 = 240 * SECOND;
 
 /// Where a run stands.
@@ -42,7 +42,7 @@ impl World {
             }
             return;
         };
-        if self.faults.log_lost {
+        if self.faults.void_most_promises() {
             if now >= since + SHOWN_WITHIN {
                 self.emit(&Event::AtRest);
                 self.finish(End::Clean);

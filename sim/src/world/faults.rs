@@ -22,6 +22,8 @@ pub struct Faults {
     pub log_down_until: u64,
     /// The log has lost what was durable.
     pub log_lost: bool,
+    /// A journal says something else than was written to it.
+    pub rotten: bool,
     /// Of a hundred appends, how many have an unknown outcome.
     pub unknown_rate: u32,
     /// Of a hundred appends, how many leave a gap behind.
@@ -49,6 +51,13 @@ pub enum Death {
 /// One crash or power failure in six is every machine's.
 fn strikes_all(strike: &Strike) -> bool {
     strike.dice % 6 == 5
+}
+
+impl Faults {
+    /// Whether what was durable is no longer as it was written, which most promises presume.
+    pub fn void_most_promises(&self) -> bool {
+        self.log_lost || self.rotten
+    }
 }
 
 impl World {
@@ -90,6 +99,7 @@ impl World {
             Kind::Partition | Kind::OneWay => self.cut(&strike, true),
             Kind::SecondDaemon => self.copy_machine(at, &strike),
             Kind::OldJournal | Kind::OldBackup => self.back_up(at, host, strike.kind == Kind::OldBackup),
+            Kind::RottenRow => self.rot(host),
             Kind::DiskLost => self.lose_disk(host),
             Kind::SlowDisk => self.hosts[host].slow = 10 + strike.dice % 190,
             Kind::DiskFull => self.hosts[host].full = 10 + (strike.dice % 91) as u32,
@@ -145,6 +155,7 @@ impl World {
             | Kind::Power
             | Kind::LogDown
             | Kind::LogLost
+            | Kind::RottenRow
             | Kind::DiskLost
             | Kind::ForeignLock
             | Kind::ForeignRefs
@@ -308,6 +319,7 @@ impl World {
         if empty {
             disk = Disk::default();
         }
+        self.coverage.mark("world", if empty { "second-on-empty-disk" } else { "second-on-copied-state" });
         let host = self.hosts.len();
         let site = self.hosts[original].site.clone();
         let mut shadow =
@@ -337,6 +349,7 @@ impl World {
                 view.durable_refs = view.refs.clone();
                 let extra = disk.extras.get_mut(name).expect("a repository has both parts");
                 extra.durable = true;
+                extra.durable_head = extra.shape.head.clone();
                 extra.unflushed.clear();
                 extra.unflushed_refs.clear();
             }
@@ -375,6 +388,17 @@ impl World {
             let site = self.hosts[host].site.clone();
             self.emit(&Event::DiskLost { site });
         }
+    }
+
+    /// A ref's row gets another ref's value. Whoever reads it next judges by that, and only the digest can tell.
+    fn rot(&mut self, host: usize) {
+        let mut rng = self.disk_rng.fork(&format!("rot-{}", self.queue.now()));
+        let Some((partition, key, value)) = self.hosts[host].disk.journal.rot(&mut rng) else { return };
+        self.coverage.mark("world", "row-rotten");
+        self.note(host, [308, u64::from(partition.0), 0], || format!("the row {key:?} is {value} now"));
+        self.faults.rotten = true;
+        let site = self.hosts[host].site.clone();
+        self.emit(&Event::Rotten { site, partition });
     }
 
     fn lose_disk(&mut self, host: usize) {

@@ -3,6 +3,7 @@
 use alloc::string::ToString;
 
 use super::*;
+use crate::placement::{MAP_NAMES_MAX, MAP_RULES_MAX};
 
 fn member(at: usize) -> SiteId {
     SiteId::parse(&format!("s{at}")).expect("valid")
@@ -11,7 +12,21 @@ fn member(at: usize) -> SiteId {
 fn opened(members: usize, partitions: u32, hash: &str) -> Body {
     let members = (0..members).map(member).collect();
     let (log_id, digest_key) = (LogId(1), Digest(2));
-    Body::LogOpened(LogOpened { log_id, partitions, hash: hash.to_string(), digest_key, rules: 1, members })
+    Body::LogOpened(LogOpened {
+        log_id,
+        partitions,
+        hash: hash.to_string(),
+        map: Vec::new(),
+        digest_key,
+        rules: 1,
+        members,
+    })
+}
+
+fn mapped(rules: usize, names: usize, partition: u32) -> Body {
+    let Body::LogOpened(opened) = opened(1, 8, crate::placement::HASH) else { unreachable!("it is one") };
+    let map = vec![MapRule { names: "n".repeat(names), partitions: vec![partition] }; rules];
+    Body::LogOpened(LogOpened { map, ..opened })
 }
 
 fn ended(sites: usize, epoch: u64) -> Body {
@@ -62,6 +77,9 @@ fn at_the_most_it_is_a_record_and_one_above_it_is_none() {
     let longest = |chunks: usize| (chunks * CHUNK_BYTES_MAX) as u64;
     let bounds = [
         ("members at first", opened(MEMBERS_MAX, 8, hash), opened(MEMBERS_MAX + 1, 8, hash)),
+        ("map rules", mapped(MAP_RULES_MAX, 1, 0), mapped(MAP_RULES_MAX + 1, 1, 0)),
+        ("a map rule's length", mapped(1, MAP_NAMES_MAX, 0), mapped(1, MAP_NAMES_MAX + 1, 0)),
+        ("a map rule's partition", mapped(1, 1, 7), mapped(1, 1, 8)),
         ("partitions", opened(2, PARTITIONS_MAX, hash), opened(2, PARTITIONS_MAX + 1, hash)),
         ("no partition", opened(2, 1, hash), opened(2, 0, hash)),
         ("hash", opened(2, 1, hash), opened(2, 1, "sip")),

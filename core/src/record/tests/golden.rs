@@ -21,6 +21,7 @@ fn bodies() -> Vec<Body> {
             log_id: LogId(1),
             partitions: 8,
             hash: "siphash24".to_string(),
+            map: Vec::new(),
             digest_key: Digest(2),
             rules: 1,
             members: vec![site("ams")],
@@ -53,6 +54,15 @@ fn bodies() -> Vec<Body> {
         Body::Barrier(Barrier {}),
         Body::Heartbeat(Barrier {}),
         Body::RulesRaised(RulesRaised { rules: 2 }),
+        Body::LogOpened(LogOpened {
+            log_id: LogId(1),
+            partitions: 8,
+            hash: "siphash24".to_string(),
+            map: vec![MapRule { names: "^mirror/".to_string(), partitions: vec![6, 7] }],
+            digest_key: Digest(2),
+            rules: 1,
+            members: vec![],
+        }),
     ]
 }
 

@@ -24,7 +24,7 @@ pub(super) fn started() -> Body {
 pub(super) const PARTITIONS: u32 = 5;
 
 pub(super) fn home() -> Partition {
-    let home = partition_of(&RepoName::parse("demo").expect("valid"), PARTITIONS);
+    let home = Map::default().partition_of(&RepoName::parse("demo").expect("valid"), PARTITIONS);
     assert_ne!(home, Partition(0));
     home
 }
@@ -45,23 +45,37 @@ fn an_order_whose_record_does_not_count_is_not_done() {
 }
 
 #[test]
-fn a_site_that_was_told_of_other_partitions_than_the_log_has_does_not_judge() {
-    let mut world = World::new();
-    let ams = SiteId::parse("ams").expect("valid");
-    let opened = crate::record::LogOpened {
-        log_id: crate::ids::LogId(1),
-        partitions: 2,
-        hash: crate::placement::HASH.to_string(),
-        digest_key: crate::ids::Digest(9),
-        rules: crate::record::RULES,
-        members: vec![ams],
-    };
-    let value = foreign(0, 9, 0, Body::LogOpened(opened));
-    world.log.insert(Topic::PushData(Partition(0)), vec![value]);
-    let mut site = world.start(1);
-    world.pass(&mut site, Duration::from_secs(3));
-    assert_eq!((world.exit, world.ready), (Some(78), false));
-    assert_eq!(world.records(), ["log-opened"]);
+fn a_site_that_was_told_of_another_log_than_the_one_there_is_does_not_judge() {
+    let rule = |names: &str| MapRule { names: names.to_string(), partitions: vec![0] };
+    for (partitions, map, why) in [
+        (2, vec![], Some("has 2 partitions, this site is configured for 1")),
+        (1, vec![rule("^a"), rule("b")], Some("by ^a -> [0], b -> [0]; this site is configured for ^a -> [0]")),
+        (1, vec![], Some("by no rules; this site")),
+        (1, vec![rule("^a")], None),
+    ] {
+        let mut world = World::new();
+        world.tune = |config| config.map = Map::new(&[rule_a()], 1).expect("a good rule");
+        let opened = crate::record::LogOpened {
+            log_id: crate::ids::LogId(1),
+            partitions,
+            hash: crate::placement::HASH.to_string(),
+            map,
+            digest_key: crate::ids::Digest(9),
+            rules: crate::record::RULES,
+            members: vec![SiteId::parse("ams").expect("valid")],
+        };
+        let value = foreign(0, 9, 0, Body::LogOpened(opened));
+        world.log.insert(Topic::PushData(Partition(0)), vec![value]);
+        let mut site = world.start(1);
+        world.pass(&mut site, Duration::from_secs(3));
+        assert_eq!((world.exit, world.ready), (why.map(|_| 78), why.is_none()));
+        assert!(why.is_none_or(|why| world.why.contains(why)), "{}", world.why);
+        assert_eq!(world.records().len(), if why.is_some() { 1 } else { 2 }, "what is there, and a start");
+    }
+}
+
+fn rule_a() -> MapRule {
+    MapRule { names: "^a".to_string(), partitions: vec![0] }
 }
 
 #[test]
