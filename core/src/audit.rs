@@ -349,6 +349,7 @@ mod tests {
             deny_non_fast_forwards: false,
             read_only: None,
             visibility: crate::record::Visibility::Applied,
+            git: Default::default(),
             refs_digest: Digest(0),
             refs: 0,
             recent: vec![],

@@ -434,7 +434,7 @@ impl Consumer {
 
 /// What a repository should be, from its table entry.
 pub(crate) fn shape_of(entry: Option<&crate::table::RepoEntry>) -> Option<RepoShape> {
-    entry.map(|entry| RepoShape { incarnation: entry.incarnation, head: entry.head.clone() })
+    entry.map(|entry| RepoShape { incarnation: entry.incarnation, head: entry.head.clone(), git: entry.git.clone() })
 }
 
 /// Pack bytes at hand.

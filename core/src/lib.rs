@@ -29,6 +29,7 @@ pub mod record;
 pub mod refdb;
 pub mod rng;
 mod session;
+pub mod settings;
 pub mod site;
 pub mod table;
 pub mod time;

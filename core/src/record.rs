@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Digest, Epoch, Incarnation, Instance, LogId, Offset, Oid, Seq};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::placement::MapRule;
+use crate::settings::Settings;
 
 /// Version of the envelope; it never changes.
 pub const ENVELOPE: u32 = 1;
@@ -253,6 +254,9 @@ pub struct RepoConfigured {
     /// When its refs are shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visibility: Option<Visibility>,
+    /// Git settings, those of [`crate::settings`]; `""` takes one away.
+    #[serde(default, skip_serializing_if = "Settings::is_empty")]
+    pub git: Settings,
 }
 
 /// A repository ends, with all refs.

@@ -28,6 +28,7 @@ use crate::names::{RefName, RepoName, SiteId};
 use crate::placement::Map;
 use crate::progress::Report;
 use crate::record::{Body, Decoded, LogOpened, MemberState, MemberTable, Record};
+use crate::settings;
 use crate::table::{Cache, RepoEntry, TableEntry, TableKey};
 
 /// One partition's state but for its tables; journalled whole, together with the position that it is the state of.
@@ -375,16 +376,37 @@ impl Fold {
                 deny_non_fast_forwards: false,
                 read_only: None,
                 visibility: created.visibility,
+                git: Default::default(),
                 refs_digest: Digest(0),
                 refs: 0,
                 recent: Vec::new(),
             }),
             (Body::RepoDeleted(_), Some(repo)) if same_life(repo) => None,
-            (Body::RepoConfigured(wish), Some(repo)) if same_life(repo) => Some(configured(repo, wish)),
+            (Body::RepoConfigured(wish), Some(repo)) if same_life(repo) => Some(self.configured(repo, wish)),
             _ => return Err(Void::NoSuchRepo),
         };
         self.replace_repo(cache, name, before.as_ref(), after);
         Ok(())
+    }
+
+    fn configured(&self, repo: &RepoEntry, wish: &crate::record::RepoConfigured) -> RepoEntry {
+        let read_only = match wish.read_only.as_deref() {
+            None => repo.read_only.clone(),
+            Some("") => None,
+            Some(reason) => Some(String::from(reason)),
+        };
+        let nothing = Default::default();
+        let was = if self.mutants.on(Mutant::SettingsForgotten) { &nothing } else { &repo.git };
+        RepoEntry {
+            head: wish.head.clone().unwrap_or_else(|| repo.head.clone()),
+            description: wish.description.clone().unwrap_or_else(|| repo.description.clone()),
+            deny_deletes: wish.deny_deletes.unwrap_or(repo.deny_deletes),
+            deny_non_fast_forwards: wish.deny_non_fast_forwards.unwrap_or(repo.deny_non_fast_forwards),
+            read_only,
+            visibility: wish.visibility.unwrap_or(repo.visibility),
+            git: settings::merged(was, &wish.git),
+            ..repo.clone()
+        }
     }
 
     fn replace_repo(
@@ -450,23 +472,6 @@ impl Fold {
 
     fn digest_key(&self) -> Digest {
         self.control.opened.as_ref().map_or(Digest(0), |opened| opened.digest_key)
-    }
-}
-
-fn configured(repo: &RepoEntry, wish: &crate::record::RepoConfigured) -> RepoEntry {
-    let read_only = match wish.read_only.as_deref() {
-        None => repo.read_only.clone(),
-        Some("") => None,
-        Some(reason) => Some(String::from(reason)),
-    };
-    RepoEntry {
-        head: wish.head.clone().unwrap_or_else(|| repo.head.clone()),
-        description: wish.description.clone().unwrap_or_else(|| repo.description.clone()),
-        deny_deletes: wish.deny_deletes.unwrap_or(repo.deny_deletes),
-        deny_non_fast_forwards: wish.deny_non_fast_forwards.unwrap_or(repo.deny_non_fast_forwards),
-        read_only,
-        visibility: wish.visibility.unwrap_or(repo.visibility),
-        ..repo.clone()
     }
 }
 

@@ -16,6 +16,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use crate::ids::{Digest, Incarnation, Offset, Oid};
 use crate::names::{RefName, RepoName, SiteId};
 use crate::record::Visibility;
+use crate::settings::Settings;
 
 /// A place in a partition's tables. Refs hang on the incarnation, so a repository created again begins empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,6 +57,9 @@ pub struct RepoEntry {
     pub read_only: Option<String>,
     /// When its refs are shown.
     pub visibility: Visibility,
+    /// Git settings; no verdict reads them.
+    #[serde(default, skip_serializing_if = "Settings::is_empty")]
+    pub git: Settings,
     /// Sum of its refs' hashes.
     pub refs_digest: Digest,
     /// How many refs it has.
@@ -89,6 +93,7 @@ impl TableKey {
         text(&mut hasher, entry.read_only.as_deref().unwrap_or(""));
         hasher.write_u8(entry.visibility as u8);
         hasher.write(&entry.refs_digest.0.to_le_bytes());
+        entry.git.iter().flat_map(|(key, value)| [key, value]).for_each(|it| text(&mut hasher, it));
         Digest(hasher.finish128().as_u128())
     }
 
@@ -288,11 +293,12 @@ mod tests {
             deny_non_fast_forwards: false,
             read_only: None,
             visibility: Visibility::Applied,
+            git: Settings::new(),
             refs_digest: Digest(5),
             refs: 1,
             recent: vec![],
         };
-        let touches: [Touch; 7] = [
+        let touches: [Touch; 8] = [
             |it| it.incarnation = Incarnation(4),
             |it| it.head = RefName::parse("refs/heads/b").expect("valid"),
             |it| it.deny_deletes = true,
@@ -300,6 +306,7 @@ mod tests {
             |it| it.read_only = Some(String::from("moving")),
             |it| it.visibility = Visibility::Replicated,
             |it| it.refs_digest = Digest(6),
+            |it| it.git = [(String::from("gitweb.owner"), String::from("ada"))].into(),
         ];
         let mut hashes = vec![TableKey::hash_repo(Digest(1), &demo, &entry)];
         hashes.push(TableKey::hash_repo(Digest(2), &demo, &entry));

@@ -125,3 +125,34 @@ fn without_a_daemon_pushes_are_unavailable_and_say_why_until_it_is_back() {
     let _daemon = world.serve();
     ann.push("sfo", &["main"]).expect_ok();
 }
+
+#[test]
+fn repositories_live_where_the_logs_map_says_and_no_other_map_is_taken_for_it() {
+    let world = World::new();
+    // The hash alone would put them into partitions 0 and 1, in one order or the other.
+    let map = |of: &str| format!("partitions = 2\nmap = [{{ names = \"^[ab]$\", partitions = [{of}] }}]");
+    world.edit("partitions = 2", &map("1"));
+    let daemon = world.serve();
+    for name in ["a", "b", "c", "d", "e"] {
+        world.create(name);
+    }
+    let shown = world.refrain(&["repo", "list", "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    let home = |name: &str| {
+        let row = shown.as_array().expect("a list").iter().find(|row| row["name"] == name);
+        row.and_then(|row| row["partition"].as_u64())
+    };
+    assert_eq!((home("a"), home("b")), (Some(1), Some(1)));
+    assert!(["c", "d", "e"].iter().any(|name| home(name) == Some(0)), "{shown}");
+    let ann = world.client("ann", "a");
+    ann.commit("a", "one");
+    ann.push("sfo", &["main"]).expect_ok();
+    let records = world.refrain(&["log", "show", "--repo", "a"]);
+    assert!(text(&records.stdout).contains("refs/heads/main"), "{}", text(&records.stderr));
+    assert_eq!(daemon.terminate(), 0);
+    world.edit(&map("1"), &map("0"));
+    let other = world.refrain(&["serve"]);
+    let why = text(&other.stderr);
+    assert_eq!(other.status.code(), Some(78), "{why}");
+    assert!(why.contains("by ^[ab]$ -> [1]; this site is configured for ^[ab]$ -> [0]"), "{why}");
+}

@@ -66,3 +66,38 @@ fn head_moves_at_every_site_and_guards_its_new_branch() {
     ann.push("ams", &["--delete", "main"]).expect_ok();
     settled(&world, "r");
 }
+
+#[test]
+fn git_settings_are_carried_to_every_site_and_stay_over_a_restart() {
+    let (world, daemon, ann) = world_with_topic();
+    let seen = |site: &str, key: &str| text(&world.git_at(site, "r", &["config", key]).stdout).trim().to_string();
+    let everywhere = |key: &str, value: &str| {
+        for site in ["ams", "sfo", "syd"] {
+            eventually("the setting is there", || seen(site, key) == value);
+        }
+    };
+    set(&world, &["--git", "uploadpack.allowfilter=true", "--git", "gitweb.owner=Ada \"the\" 1st"]);
+    everywhere("uploadpack.allowFilter", "true");
+    everywhere("gitweb.owner", "Ada \"the\" 1st");
+    // What fetches may ask for is what Git serves by: without it a filter is ignored, with a warning.
+    let url = format!("file://{}", world.repo("sfo", "r").display());
+    let clone = ann.git(&["clone", "-q", "--bare", "--filter=blob:none", &url, "partial"]);
+    assert_eq!((clone.status.success(), text(&clone.stderr)), (true, String::new()));
+    set(&world, &["--git", "gitweb.owner=", "--description", "tools"]);
+    everywhere("gitweb.owner", "");
+    assert_eq!(daemon.terminate(), 0);
+    let _daemon = world.serve();
+    everywhere("uploadpack.allowFilter", "true");
+    let shown = text(&world.refrain(&["repo", "show", "r"]).stdout);
+    assert!(shown.contains("git                     uploadpack.allowFilter = true"), "{shown}");
+    assert!(shown.contains("description             tools") && !shown.contains("gitweb"), "{shown}");
+    for (wrong, why) in [
+        ("core.hooksPath=/tmp", "keys are gitweb.category"),
+        ("uploadpack.allowFilter=yes", "either true or false"),
+        ("gitweb.owner", "not KEY=VALUE"),
+    ] {
+        let refused = world.refrain(&["repo", "set", "r", "--git", wrong]);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains(why), "{}", text(&refused.stderr));
+    }
+}

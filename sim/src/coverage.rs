@@ -81,6 +81,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "repo-created",
             "repo-deleted",
             "repo-configured",
+            "git-settings",
             "member",
         ],
     ),

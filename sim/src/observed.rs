@@ -15,6 +15,7 @@ use refrain_core::placement::Map;
 use refrain_core::port::{Answer, Wish};
 use refrain_core::progress::Report;
 use refrain_core::record::{Body, Record};
+use refrain_core::settings::Settings;
 
 use crate::repo::unpack;
 
@@ -47,6 +48,8 @@ pub struct Entry {
 pub struct RepoView {
     /// What HEAD points to.
     pub head: Option<RefName>,
+    /// Its Git settings, of those that the log carries.
+    pub git: Settings,
     /// Refs as Git shows them now (`refs/refrain/` left out).
     pub refs: BTreeMap<RefName, Oid>,
     /// The ids of the objects in the store now, flushed or not.

@@ -29,6 +29,9 @@ pub struct Task {
     pub member: bool,
 }
 
+/// A Git setting that sites show.
+const OWNER: &str = "gitweb.owner";
+
 impl World {
     /// Operators make the repositories at the beginning.
     pub(crate) fn create_repo(&mut self, at: usize, when: u64) {
@@ -58,7 +61,7 @@ impl World {
         match self.plan.chores[at].1 {
             Chore::Configure { repo, dice } => {
                 self.expect_crowd(repo);
-                let (wish, back) = configuration(dice, self.plan.is_on("replicated"));
+                let (wish, back) = configuration(dice, self.plan.is_on("replicated"), self.plan.git_settings);
                 let repo = self.repos[repo].clone();
                 let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
                 let wait = (5 + dice % 90) * SECOND;
@@ -75,7 +78,11 @@ impl World {
                     0 => (order, vec![(gone_for, creation)]),
                     1 => (creation, Vec::new()),
                     2 => {
-                        let (wish, back) = configuration(self.clients.rng.bits(), self.plan.is_on("replicated"));
+                        let (wish, back) = configuration(
+                            self.clients.rng.bits(),
+                            self.plan.is_on("replicated"),
+                            self.plan.git_settings,
+                        );
                         let repo = self.repos[repo].clone();
                         let back = Order::ConfigureRepo { repo: repo.clone(), wish: back };
                         (Order::ConfigureRepo { repo, wish }, vec![(SECOND, back)])
@@ -178,8 +185,11 @@ impl World {
         let repo = self.repos[repo].clone();
         let heads = [None, RefName::parse(NAMES[0]).ok(), RefName::parse(NAMES[1]).ok()];
         let head = self.clients.rng.pick(&heads).clone();
+        let owner = || (OWNER.to_string(), "nobody".to_string());
+        let settings = self.plan.git_settings && self.clients.rng.percent(50);
         let wish = RepoConfigured {
             head,
+            git: settings.then(owner).into_iter().collect(),
             deny_deletes: Some(false),
             deny_non_fast_forwards: Some(false),
             read_only: Some(String::new()),
@@ -211,9 +221,12 @@ fn change(site: &SiteId, state: MemberState) -> Order {
     Order::ChangeMember { site: site.clone(), state, author, reason }
 }
 
-fn configuration(dice: u64, replicated: bool) -> (RepoConfigured, RepoConfigured) {
+/// An order, and the one that takes it back.
+fn configuration(dice: u64, replicated: bool, git_settings: bool) -> (RepoConfigured, RepoConfigured) {
     let none = RepoConfigured::default;
+    let git = |owner: &str| RepoConfigured { git: [(OWNER.to_string(), owner.to_string())].into(), ..none() };
     match dice % 6 {
+        _ if git_settings && dice / 6 % 3 == 0 => (git("ada"), git(if dice / 18 % 2 == 0 { "bob" } else { "" })),
         kind if kind < 2 || kind == 5 && !replicated => (
             RepoConfigured { read_only: Some("a freeze for the release".to_string()), ..none() },
             RepoConfigured { read_only: Some(String::new()), ..none() },

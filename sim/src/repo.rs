@@ -365,7 +365,7 @@ mod tests {
     }
 
     fn shape() -> RepoShape {
-        RepoShape { incarnation: Incarnation(1), head: name("refs/heads/main") }
+        RepoShape { incarnation: Incarnation(1), head: name("refs/heads/main"), git: Default::default() }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Scenario {
     pub flip_seconds: u64,
     /// Garbage younger than this is never collected, in seconds. Git's two weeks would outlast a run.
     pub prune_seconds: u64,
+    /// Operators change Git settings, too.
+    pub git_settings: bool,
     /// Nobody decides: what is appended is accepted.
     pub refdb_none: bool,
     /// How much a site has under way at once is drawn low, so that some hundred pushes meet every limit.
@@ -139,6 +141,7 @@ impl Default for Scenario {
             replicated_percent: 25,
             flip_seconds: 30,
             prune_seconds: 600,
+            git_settings: false,
             refdb_none: false,
             narrow: false,
             covers: Vec::new(),
@@ -235,6 +238,7 @@ pub const FEATURES: &[&str] = &[
     "atomic-refused",
     "replicated",
     "map",
+    "git-settings",
 ];
 
 impl Scenario {

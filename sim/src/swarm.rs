@@ -27,6 +27,8 @@ pub struct Plan {
     pub first_members: usize,
     /// Partitions of the log.
     pub partitions: u32,
+    /// Operators change Git settings, too.
+    pub git_settings: bool,
     /// Which repositories go to which of them.
     pub map: Map,
     /// When faults stop and clients push no more, in virtual microseconds.
@@ -153,6 +155,7 @@ impl Plan {
             chunk_bytes: sizes.2,
             flip: scenario.flip_seconds * SECOND,
             prune: scenario.prune_seconds * SECOND,
+            git_settings: scenario.git_settings && scenario.is_on("git-settings"),
             refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
             limits: draw_limits(scenario.narrow, &mut root.fork("limits")),
             mutant,

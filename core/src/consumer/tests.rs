@@ -122,7 +122,7 @@ fn an_answer_about_a_ref_of_a_former_life_says_nothing_of_the_next() {
     assert_eq!(last_edit(&out.take()), Some((None, Some(oid(1)))));
     // While that is under way the repository ends and begins anew, and the ref gets a value there.
     let head = branch("refs/heads/main");
-    let shape = Some(RepoShape { incarnation: Incarnation(12), head });
+    let shape = Some(RepoShape { incarnation: Incarnation(12), head, git: Default::default() });
     consumer.accept(now, &mut out, Offset(11), Work::Repo { repo: repo.clone(), shape: None }, Source::Log);
     consumer.accept(now, &mut out, Offset(12), Work::Repo { repo: repo.clone(), shape }, Source::Log);
     consumer.accept(now, &mut out, RECENT, push_to(12, "refs/heads/a", None, oid(2), vec![]), pack());
@@ -156,7 +156,7 @@ fn at(millis: u64) -> Now {
 }
 
 fn made(life: u64) -> Option<RepoShape> {
-    Some(RepoShape { incarnation: Incarnation(life), head: branch("refs/heads/main") })
+    Some(RepoShape { incarnation: Incarnation(life), head: branch("refs/heads/main"), git: Default::default() })
 }
 
 /// All that is done becomes durable.

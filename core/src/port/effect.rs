@@ -9,6 +9,7 @@ use crate::ids::{Digest, Incarnation, Instance, Offset, Oid, Op, Partition, Push
 use crate::journal::Commit;
 use crate::names::{RefName, RepoName, SiteId};
 use crate::record::Have;
+use crate::settings::Settings;
 use crate::table::TableKey;
 
 /// An order to the outside.
@@ -103,6 +104,9 @@ pub struct RepoShape {
     pub incarnation: Incarnation,
     /// What HEAD points to.
     pub head: RefName,
+    /// Git settings.
+    #[serde(default, skip_serializing_if = "Settings::is_empty")]
+    pub git: Settings,
 }
 
 /// Orders to this site's repositories.

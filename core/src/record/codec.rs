@@ -172,10 +172,11 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
             ensure(changed.author.len() <= TEXT_MAX, "the author has more than 1,024 bytes")?;
             ensure(changed.reason.len() <= TEXT_MAX, "the reason has more than 1,024 bytes")
         }
-        Body::RepoConfigured(RepoConfigured { description, read_only, .. }) => {
+        Body::RepoConfigured(RepoConfigured { description, read_only, git, .. }) => {
             let short = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= TEXT_MAX);
             ensure(short(description), "the description has more than 1,024 bytes")?;
-            ensure(short(read_only), "the reason for read-only has more than 1,024 bytes")
+            ensure(short(read_only), "the reason for read-only has more than 1,024 bytes")?;
+            git.iter().try_for_each(|(key, value)| crate::settings::check(key, value))
         }
         Body::Push(push) => {
             ensure((1..=UPDATES_MAX).contains(&push.updates.len()), "no updates, or too many")?;

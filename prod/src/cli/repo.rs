@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgGroup, Command, Subcommand};
 use refrain_core::names::{RefName, RepoName};
 use refrain_core::record::{MemberState, RepoConfigured, Visibility};
+use refrain_core::settings;
 
 use super::link::{self, LOOK_EVERY, Link};
 use super::out::{Out, note};
@@ -59,7 +60,28 @@ pub(super) enum Repo {
         /// When a site shows what was pushed
         #[arg(long, value_enum, group = "change")]
         visibility: Option<Shown>,
+        /// One line about it, for people
+        #[arg(long, value_name = "TEXT", group = "change", value_parser = text_or_none)]
+        description: Option<String>,
+        /// A Git setting that every site shows; nothing behind the `=` takes it away
+        #[arg(long, value_name = "KEY=VALUE", group = "change", value_parser = setting)]
+        git: Vec<(String, String)>,
     },
+}
+
+/// A Git setting that the log carries.
+fn setting(text: &str) -> Result<(String, String), String> {
+    let known = || settings::keys().collect::<Vec<_>>().join(", ");
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("not KEY=VALUE; keys are {}", known()))?;
+    let spelled = settings::keys().find(|known| known.eq_ignore_ascii_case(key));
+    let key = spelled.ok_or_else(|| format!("{key} is not carried; keys are {}", known()))?;
+    settings::check(key, value).map_err(ToString::to_string)?;
+    Ok((key.to_string(), value.to_string()))
+}
+
+/// A description; an empty one takes it away.
+fn text_or_none(text: &str) -> Result<String, String> {
+    overlong(text).map_or_else(|| Ok(text.to_string()), Err)
 }
 
 /// A free text for a record. Said here, and without the text: clap would repeat all of it.
@@ -122,14 +144,25 @@ pub(super) fn run(config: Option<&Path>, json: bool, what: Repo) -> Result<u8> {
             wait_for(&link, &name, (partition, offset), timeout)?;
             done(json, &name, partition, offset)
         }
-        Repo::Set { name, head, read_only, read_write, deny_deletes, deny_non_fast_forwards, visibility } => {
+        Repo::Set {
+            name,
+            head,
+            read_only,
+            read_write,
+            deny_deletes,
+            deny_non_fast_forwards,
+            visibility,
+            description,
+            git,
+        } => {
             let wish = RepoConfigured {
                 head,
-                description: None,
+                description,
                 deny_deletes: deny_deletes.map(Switch::on),
                 deny_non_fast_forwards: deny_non_fast_forwards.map(Switch::on),
                 read_only: if read_write { Some(String::new()) } else { read_only },
                 visibility: visibility.map(Visibility::from),
+                git: git.into_iter().collect(),
             };
             match order(&link, &name, &Request::SetRepo { set_repo: name.clone(), wish })? {
                 Ok((partition, offset)) => done(json, &name, partition, offset),
@@ -250,6 +283,12 @@ fn show(link: &Link, json: bool, name: &RepoName) -> Result<u8> {
         out.line(format_args!("read-only               {}", read_only.as_deref().unwrap_or("no")))?;
         out.line(format_args!("deny-deletes            {}", on(repo.deny_deletes)))?;
         out.line(format_args!("deny-non-fast-forwards  {}", on(repo.deny_non_fast_forwards)))?;
+        if !repo.description.is_empty() {
+            out.line(format_args!("description             {}", repo.description))?;
+        }
+        for (key, value) in &repo.git {
+            out.line(format_args!("git                     {key} = {value}"))?;
+        }
         for site in &link.file.site {
             let path = site.repos.join(format!("{name}.git"));
             let state = if path.join(LIFE).exists() { "" } else { " (not there)" };

@@ -7,6 +7,7 @@ use refrain_core::names::{RefName, RepoName};
 use refrain_core::placement::Map;
 use refrain_core::port::Rows;
 use refrain_core::record::Visibility;
+use refrain_core::settings::Settings;
 use refrain_core::table::{RepoEntry, TableEntry, TableKey};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,12 @@ pub struct RepoRow {
     pub deny_deletes: bool,
     /// Updates that are no fast-forward are refused.
     pub deny_non_fast_forwards: bool,
+    /// One line about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Git settings that every site shows.
+    #[serde(default, skip_serializing_if = "Settings::is_empty")]
+    pub git: Settings,
     /// How many refs it has.
     pub refs: u64,
 }
@@ -50,6 +57,8 @@ impl RepoRow {
             read_only: entry.read_only.filter(|why| !why.is_empty()),
             deny_deletes: entry.deny_deletes,
             deny_non_fast_forwards: entry.deny_non_fast_forwards,
+            description: entry.description,
+            git: entry.git,
             refs: entry.refs,
         }
     }

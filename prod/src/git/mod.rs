@@ -4,6 +4,7 @@
 //! the value that the caller named, and nothing that arrives in a pack is trusted before it is checked. Never decides
 //! anything about pushes, never runs hooks, never writes reflogs, and makes nothing durable before [`Disks::flush`].
 
+pub(crate) mod carried;
 mod child;
 mod command;
 mod disks;

@@ -56,6 +56,10 @@ fn refs_differ(seen: &Observed, site: &SiteId, view: &SiteView) -> Vec<String> {
         if should.is_some() != is.is_some() || is.flatten().is_some_and(|is| Some(is) != should) {
             found.push(format!("{site} has {repo} with HEAD {is:?}; the log says {should:?}"));
         }
+        if let Some((known, there)) = known.zip(there).filter(|(known, there)| known.git != there.git) {
+            let (is, should) = (&there.git, &known.git);
+            found.push(format!("{site} has {repo} with the settings {is:?}; the log says {should:?}"));
+        }
         let wanted = table.get(repo).copied().unwrap_or(&none);
         let shown = there.map_or(&none, |view| &view.refs);
         if wanted == shown {

@@ -6,6 +6,7 @@ use refrain_core::ids::{Epoch, Incarnation, Instance, Offset, Oid, Partition, Se
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::placement::Map;
 use refrain_core::record::{Header, MemberState, MemberTable, Record, RepoConfigured, RepoCreated, decode};
+use refrain_core::settings::Settings;
 
 /// The pair in force for a site, and the last of its numbers that counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Repo {
     pub incarnation: Incarnation,
     /// What HEAD points to.
     pub head: RefName,
+    /// Its Git settings.
+    pub git: Settings,
     /// Refs and values.
     pub refs: Refs,
     pub(super) read_only: bool,
@@ -52,6 +55,8 @@ impl Repo {
     /// What an operator says of it; what is left out stays.
     pub(super) fn configure(&mut self, wish: &RepoConfigured) {
         self.head = wish.head.as_ref().unwrap_or(&self.head).clone();
+        self.git.extend(wish.git.clone());
+        self.git.retain(|_, value| !value.is_empty());
         self.deny_deletes = wish.deny_deletes.unwrap_or(self.deny_deletes);
         self.deny_non_fast_forwards = wish.deny_non_fast_forwards.unwrap_or(self.deny_non_fast_forwards);
         self.read_only = wish.read_only.as_ref().map_or(self.read_only, |reason| !reason.is_empty());
@@ -60,7 +65,8 @@ impl Repo {
     pub(super) fn new(at: Offset, created: &RepoCreated) -> Self {
         let (incarnation, head) = (Incarnation(at.0), created.head.clone());
         let [read_only, deny_deletes, deny_non_fast_forwards] = [false; 3];
-        Self { incarnation, head, refs: Refs::new(), read_only, deny_deletes, deny_non_fast_forwards }
+        let git = Settings::new();
+        Self { incarnation, head, git, refs: Refs::new(), read_only, deny_deletes, deny_non_fast_forwards }
     }
 }
 

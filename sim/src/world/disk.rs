@@ -341,8 +341,8 @@ impl World {
         if if_absent && !same && (life.is_some() || shape.as_ref().is_some_and(was_here)) {
             return Ensured::Failed;
         }
-        let head = self.hosts[host].disk.extras.get(repo).map(|extra| &extra.shape.head);
-        if if_absent && same && shape.as_ref().map(|shape| &shape.head) != head {
+        let here = self.hosts[host].disk.extras.get(repo).map(|extra| &extra.shape);
+        if if_absent && same && shape.as_ref() != here {
             return Ensured::Failed;
         }
         if let Some(former) = life.filter(|_| !same) {
@@ -353,11 +353,12 @@ impl World {
             Some(shape) if same => {
                 if let Some(view) = self.views(host).get_mut(repo) {
                     view.head = Some(shape.head.clone());
+                    view.git = shape.git.clone();
                 }
                 self.hosts[host].disk.extras.get_mut(repo).expect("found above").shape = shape;
             }
             Some(shape) => {
-                let view = RepoView { head: Some(shape.head.clone()), ..self.new_view() };
+                let view = RepoView { head: Some(shape.head.clone()), git: shape.git.clone(), ..self.new_view() };
                 self.hosts[host].disk.extras.insert(repo.clone(), Extra::new(shape));
                 let former = self.views(host).insert(repo.clone(), view);
                 self.emptied(host, repo, former);

@@ -19,6 +19,7 @@ impl World {
             }
             _ if self.is_calm() => return,
             (Body::RepoCreated(_), _) => "repo-created",
+            (Body::RepoConfigured(wish), _) if !wish.git.is_empty() => "git-settings",
             (Body::RepoConfigured(_), _) => "repo-configured",
             (Body::RepoDeleted(_), _) => "repo-deleted",
             (Body::SiteChanged(_), _) if partition == Partition(0) => "member",

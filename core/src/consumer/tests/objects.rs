@@ -161,7 +161,7 @@ fn a_free_lane_goes_to_whom_has_a_use_for_it() {
     // The first of those who wait is being changed itself.
     let shape = Work::Repo { repo: repo(0), shape: None };
     consumer.accept(at(0), &mut out, Offset(20), shape, Source::Log);
-    let life = RepoShape { incarnation: Incarnation(21), head: branch("refs/heads/main") };
+    let life = RepoShape { incarnation: Incarnation(21), head: branch("refs/heads/main"), git: Default::default() };
     consumer.accept(at(0), &mut out, Offset(21), Work::Repo { repo: repo(0), shape: Some(life) }, Source::Log);
     let Work::Push(push) = chunked(push("refs/heads/a", None, oid(1), vec![])) else { unreachable!() };
     let work = Work::Push(PushWork { repo: repo(0), incarnation: Incarnation(21), ..push });

@@ -29,6 +29,10 @@ fn mapped(rules: usize, names: usize, partition: u32) -> Body {
     Body::LogOpened(LogOpened { map, ..opened })
 }
 
+fn git(key: &str, value: usize) -> Body {
+    Body::RepoConfigured(RepoConfigured { git: [(key.to_string(), "v".repeat(value))].into(), ..Default::default() })
+}
+
 fn ended(sites: usize, epoch: u64) -> Body {
     let ended = (0..sites).map(|at| (member(at), Epoch(epoch))).collect();
     let (author, reason) = (String::from("op"), String::from("why"));
@@ -77,6 +81,8 @@ fn at_the_most_it_is_a_record_and_one_above_it_is_none() {
     let longest = |chunks: usize| (chunks * CHUNK_BYTES_MAX) as u64;
     let bounds = [
         ("members at first", opened(MEMBERS_MAX, 8, hash), opened(MEMBERS_MAX + 1, 8, hash)),
+        ("a git setting", git("gitweb.owner", TEXT_MAX), git("gitweb.owner", TEXT_MAX + 1)),
+        ("the git settings there are", git("gitweb.owner", 1), git("core.editor", 1)),
         ("map rules", mapped(MAP_RULES_MAX, 1, 0), mapped(MAP_RULES_MAX + 1, 1, 0)),
         ("a map rule's length", mapped(1, MAP_NAMES_MAX, 0), mapped(1, MAP_NAMES_MAX + 1, 0)),
         ("a map rule's partition", mapped(1, 1, 7), mapped(1, 1, 8)),

@@ -42,6 +42,7 @@ fn bodies() -> Vec<Body> {
             deny_non_fast_forwards: Some(false),
             read_only: Some("moving".to_string()),
             visibility: Some(Visibility::Applied),
+            git: Settings::new(),
         }),
         Body::RepoDeleted(RepoDeleted {}),
         Body::Push(Push {
@@ -62,6 +63,10 @@ fn bodies() -> Vec<Body> {
             digest_key: Digest(2),
             rules: 1,
             members: vec![],
+        }),
+        Body::RepoConfigured(RepoConfigured {
+            git: [("gitweb.owner".to_string(), "ada".to_string())].into(),
+            ..RepoConfigured::default()
         }),
     ]
 }

@@ -10,7 +10,7 @@ use refrain_core::names::RepoName;
 use refrain_core::port::{Ensured, RepoShape};
 
 use super::GitPort;
-use crate::git::{Store, hooks, repositories};
+use crate::git::{Store, carried, hooks, repositories};
 
 /// Where lives that are over lie, in the directory of the repository: a rename never leaves the file system then. No
 /// name of a repository has a dot there, so nothing below is found, served, swept or repacked.
@@ -61,7 +61,13 @@ impl GitPort {
         }
         let newer = if_absent && life == wanted && store.head()? != shape.head.as_str();
         anyhow::ensure!(!newer, "a later record may have set another HEAD; it stays until the log is read to its end");
+        let newer = if_absent && life == wanted && !carried::is(&path, &shape.git)?;
+        anyhow::ensure!(
+            !newer,
+            "a later record may have set other settings; they stay until the log is read to its end"
+        );
         store.set_head(shape.head.as_str()).inspect_err(|_| store.release_locks(&["HEAD"]))?;
+        carried::carry(&path, &shape.git)?;
         hooks::install(&path, &self.places.exe, &self.places.socket)?;
         if life == wanted {
             return Ok(Ensured::Done);

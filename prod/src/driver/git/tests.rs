@@ -62,7 +62,7 @@ impl World {
 
 fn shape(life: u64) -> RepoShape {
     let head = RefName::parse("refs/heads/main").expect("a name");
-    RepoShape { incarnation: refrain_core::ids::Incarnation(life), head }
+    RepoShape { incarnation: refrain_core::ids::Incarnation(life), head, git: Default::default() }
 }
 
 fn oid(digit: u8) -> Oid {
@@ -141,6 +141,8 @@ fn before_the_logs_end_no_life_is_removed_and_none_that_was_removed_is_made_agai
     assert!(ensure(Some(shape(4)), true).is_err() && ensure(None, true).is_err());
     let head = RefName::parse("refs/heads/dev").expect("a name");
     assert!(ensure(Some(RepoShape { head, ..shape(5) }), true).is_err(), "it may be an older one");
+    let git = [("gitweb.owner".to_string(), "ada".to_string())].into();
+    assert!(ensure(Some(RepoShape { git, ..shape(5) }), true).is_err(), "and so may its settings");
     assert_eq!(ensure(None, false).expect("moved away"), Ensured::Done);
     // An old copy of the journal knows nothing of its end.
     assert!(ensure(Some(shape(5)), true).is_err() && !world.port.path(&repo).exists());
