@@ -68,7 +68,7 @@ fn opened() -> (Fold, Cache) {
         log_id: LogId(1),
         partitions: 1,
         hash: "siphash24".into(),
-        map: Vec::new(),
+        map: Default::default(),
         digest_key: Digest(7),
         rules: RULES,
         members: vec![site()],

@@ -218,6 +218,11 @@ impl Part {
         self.stop(out, format!("the fold differs from that of {site} at offset {at}"));
     }
 
+    /// Partition 0 says which log this is. Somebody else opened this partition first: nothing that we say counts here.
+    pub(crate) fn is_strange(&mut self, out: &mut Out) {
+        self.stop(out, String::from("it was opened as a part of another log"));
+    }
+
     /// Asks for what comes next, unless something is still to be worked off.
     pub(crate) fn read(&mut self, out: &mut Out) {
         if self.reading

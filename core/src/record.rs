@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, Epoch, Incarnation, Instance, LogId, Offset, Oid, Seq};
 use crate::names::{RefName, RepoName, SiteId};
-use crate::placement::MapRule;
+use crate::placement::Map;
 use crate::settings::Settings;
 
 /// Version of the envelope; it never changes.
@@ -157,8 +157,8 @@ pub struct LogOpened {
     /// How a repository's name becomes a partition; see [`crate::placement`].
     pub hash: String,
     /// Repositories that are put elsewhere.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub map: Vec<MapRule>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub map: Map,
     /// Key of the digests.
     pub digest_key: Digest,
     /// Rules in force from here on.

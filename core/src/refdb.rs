@@ -25,7 +25,6 @@ use crate::config::{DIGEST_EVERY, RefDb};
 use crate::ids::{Digest, Epoch, Incarnation, Instance, Offset, Partition, Seq};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName, SiteId};
-use crate::placement::Map;
 use crate::progress::Report;
 use crate::record::{Body, Decoded, LogOpened, MemberState, MemberTable, Record};
 use crate::settings;
@@ -197,8 +196,6 @@ pub struct Fold {
     control: Control,
     refdb: RefDb,
     mutants: Mutants,
-    /// The rules of `opened`, compiled.
-    map: Map,
     /// The digest at a position, once it was asked for: every report heard is compared with it.
     digested: Cell<Option<(Offset, Digest)>>,
 }
@@ -218,13 +215,12 @@ impl Fold {
             chain: Digest(0),
             mark: None,
         };
-        Self { control, refdb, mutants, map: Map::default(), digested: Cell::new(None) }
+        Self { control, refdb, mutants, digested: Cell::new(None) }
     }
 
     /// A fold that goes on from what the journal held.
     pub fn restore(control: Control, refdb: RefDb, mutants: Mutants) -> Self {
-        let map = control.opened.as_ref().map_or_else(Map::default, Self::map_of);
-        let mut fold = Self { control, refdb, mutants, map, digested: Cell::new(None) };
+        let mut fold = Self { control, refdb, mutants, digested: Cell::new(None) };
         if mutants.on(Mutant::JudgedAgain)
             && let Some((last, _)) = fold.control.last
         {

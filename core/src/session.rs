@@ -6,16 +6,15 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use crate::config::{Config, FOREIGN_SILENCE, SESSION_AFTER};
 use crate::ids::{Digest, Epoch, Instance, LogId, Partition, Seq};
 use crate::journal::Session as Stored;
 use crate::mutant::Mutant;
 use crate::partition::Part;
-use crate::placement::{HASH, MapRule};
+use crate::placement::HASH;
 use crate::port::{ClientEffect, LogEffect, Notice, Now, Out, Owner, Topic};
 use crate::producer::{Voice, words};
 use crate::progress::Peers;
@@ -97,6 +96,13 @@ impl Session {
         self.joins |= !belongs && !self.ready && parts[0].fold.control().opened.is_some();
         if self.over || self.watch_fence(out, parts) || self.differs(out, parts) || !self.is_stored {
             return;
+        }
+        if let Some((first, others)) = parts.split_first_mut()
+            && let Some(log) = &first.fold.control().opened
+        {
+            let same = |it: &LogOpened| (it.log_id, it.partitions, &it.map) == (log.log_id, log.partitions, &log.map);
+            let is_strange = |part: &&mut Part| part.fold.control().opened.as_ref().is_some_and(|it| !same(it));
+            others.iter_mut().filter(is_strange).for_each(|part| part.is_strange(out));
         }
         if !parts.iter().all(|part| part.caught_up || part.stopped.is_some()) {
             return;
@@ -180,15 +186,11 @@ impl Session {
                 "the log has {} partitions, this site is configured for {}",
                 opened.partitions, self.config.partitions
             )
-        } else if !self.config.map.is(&opened.map) {
-            let shown = |rules: &[MapRule]| match rules {
-                [] => "no rules".to_string(),
-                rules => {
-                    rules.iter().map(|it| format!("{} -> {:?}", it.names, it.partitions)).collect::<Vec<_>>().join(", ")
-                }
-            };
-            let (has, says) = (shown(&opened.map), shown(&self.config.map.rules()));
-            format!("the log maps repositories to partitions by {has}; this site is configured for {says}")
+        } else if self.config.map != opened.map {
+            format!(
+                "the log maps repositories to partitions by {}; this site is configured for {}",
+                opened.map, self.config.map
+            )
         } else if parts[0].fold.control().rules > RULES {
             format!("the log is under rules {}, this version knows {RULES}", parts[0].fold.control().rules)
         } else {
@@ -288,7 +290,7 @@ impl Session {
             log_id: self.log_id,
             partitions: self.config.partitions,
             hash: String::from(HASH),
-            map: self.config.map.rules(),
+            map: self.config.map.clone(),
             digest_key: self.digest_key,
             rules: RULES,
             members: self.config.first_members.clone(),

@@ -18,16 +18,15 @@ enum Takes {
     Text,
 }
 
-/// What fetching may ask for (git-config(1), `uploadpack.*`), and what web viewers show (gitweb.conf(5)).
-const KEYS: [(&str, Takes); 8] = [
+/// What fetching may ask for (git-config(1), `uploadpack.*`), and what web viewers show (gitweb.conf(5)). Not among
+/// them: `allowTipSHA1InWant` and `allowAnySHA1InWant`, by which clients get what only `refs/refrain/` holds.
+const KEYS: [(&str, Takes); 6] = [
     ("gitweb.category", Takes::Text),
     ("gitweb.description", Takes::Text),
     ("gitweb.owner", Takes::Text),
     ("gitweb.url", Takes::Text),
-    ("uploadpack.allowAnySHA1InWant", Takes::Switch),
     ("uploadpack.allowFilter", Takes::Switch),
     ("uploadpack.allowReachableSHA1InWant", Takes::Switch),
-    ("uploadpack.allowTipSHA1InWant", Takes::Switch),
 ];
 
 /// The keys there are.

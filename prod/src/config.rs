@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use refrain_core::config::Ack;
-use refrain_core::placement::MapRule;
+use refrain_core::placement::Map;
 use serde::{Deserialize, Serialize};
 
 use judge::judge;
@@ -47,8 +47,8 @@ pub struct Log {
     #[serde(default = "default_partitions")]
     pub partitions: u32,
     /// Which repositories go to which of them; frozen, too.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub map: Vec<MapRule>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub map: Map,
 }
 
 /// Kinds of logs.

@@ -129,7 +129,6 @@ fn without_a_daemon_pushes_are_unavailable_and_say_why_until_it_is_back() {
 #[test]
 fn repositories_live_where_the_logs_map_says_and_no_other_map_is_taken_for_it() {
     let world = World::new();
-    // The hash alone would put them into partitions 0 and 1, in one order or the other.
     let map = |of: &str| format!("partitions = 2\nmap = [{{ names = \"^[ab]$\", partitions = [{of}] }}]");
     world.edit("partitions = 2", &map("1"));
     let daemon = world.serve();
@@ -144,13 +143,16 @@ fn repositories_live_where_the_logs_map_says_and_no_other_map_is_taken_for_it() 
     };
     assert_eq!((home("a"), home("b")), (Some(1), Some(1)));
     assert!(["c", "d", "e"].iter().any(|name| home(name) == Some(0)), "{shown}");
-    let ann = world.client("ann", "a");
+    // By the hash alone `b` would live in partition 0.
+    let ann = world.client("ann", "b");
     ann.commit("a", "one");
     ann.push("sfo", &["main"]).expect_ok();
-    let records = world.refrain(&["log", "show", "--repo", "a"]);
+    let records = world.refrain(&["log", "show", "--repo", "b"]);
     assert!(text(&records.stdout).contains("refs/heads/main"), "{}", text(&records.stderr));
     assert_eq!(daemon.terminate(), 0);
     world.edit(&map("1"), &map("0"));
+    let records = world.refrain(&["log", "show", "--repo", "b"]);
+    assert!(text(&records.stdout).contains("refs/heads/main"), "the log knows: {}", text(&records.stderr));
     let other = world.refrain(&["serve"]);
     let why = text(&other.stderr);
     assert_eq!(other.status.code(), Some(78), "{why}");

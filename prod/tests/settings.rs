@@ -91,6 +91,8 @@ fn git_settings_are_carried_to_every_site_and_stay_over_a_restart() {
     let shown = text(&world.refrain(&["repo", "show", "r"]).stdout);
     assert!(shown.contains("git                     uploadpack.allowFilter = true"), "{shown}");
     assert!(shown.contains("description             tools") && !shown.contains("gitweb"), "{shown}");
+    let twice = world.refrain(&["repo", "set", "r", "--git", "gitweb.url=a", "--git", "gitweb.url=b"]);
+    assert_eq!(twice.status.code(), Some(2), "{}", text(&twice.stderr));
     for (wrong, why) in [
         ("core.hooksPath=/tmp", "keys are gitweb.category"),
         ("uploadpack.allowFilter=yes", "either true or false"),

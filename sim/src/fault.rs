@@ -36,8 +36,8 @@ pub enum Kind {
     OldJournal,
     /// A site's journal and repositories are put back to an old copy.
     OldBackup,
-    /// A row of a site's journal says something else than was written. No rule can keep that site's verdicts right then,
-    /// so only scenarios that name it have it.
+    /// A row of a site's journal says something else than was written. No rule can keep that site's verdicts right
+    /// then, so only scenarios that name it have it.
     RottenRow,
     /// A site's disk is lost.
     DiskLost,

@@ -8,7 +8,6 @@ mod tests;
 
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::placement::Map;
 use refrain_core::record::{Body, MemberState, Push, Record, RulesRaised, SiteChanged};
 
 pub use state::*;
@@ -56,7 +55,7 @@ impl PartitionState {
         let (header, site) = (&record.header, &record.header.site);
         if let Body::LogOpened(opened) = &record.body {
             self.rules.is_none().then(|| self.rules = Some(opened.rules))?;
-            (self.partitions, self.map) = (opened.partitions, Map::new(&opened.map, opened.partitions).ok()?);
+            (self.partitions, self.map) = (opened.partitions, opened.map.clone());
             self.members = opened.members.iter().map(|site| (site.clone(), MemberState::Active)).collect();
             return Some(());
         }

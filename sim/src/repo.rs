@@ -24,8 +24,8 @@ pub struct Extra {
     pub shape: RepoShape,
     /// The directory itself was flushed.
     pub durable: bool,
-    /// What HEAD is after a power failure that takes its last change.
-    pub durable_head: RefName,
+    /// The shape after a power failure that takes its last change.
+    pub durable_shape: RepoShape,
     /// When each object was last written.
     pub written: OidMap<u64>,
     /// Objects that a power failure may take.
@@ -59,14 +59,14 @@ pub struct Flushing {
     objects: Vec<Oid>,
     refs: Vec<(RefName, Option<Oid>)>,
     keeps: Vec<Offset>,
-    head: Option<RefName>,
+    shape: Option<RepoShape>,
 }
 
 impl Extra {
     /// An empty repository, not flushed.
     pub fn new(shape: RepoShape) -> Self {
         Self {
-            durable_head: shape.head.clone(),
+            durable_shape: shape.clone(),
             shape,
             durable: false,
             written: OidMap::default(),
@@ -250,15 +250,15 @@ impl Repo<'_> {
                 .map(|name| (name.clone(), self.view.refs.get(name).copied()))
                 .collect(),
             keeps: self.extra.keeps.iter().filter(|(_, (_, durable))| !durable).map(|(offset, _)| *offset).collect(),
-            head: Some(self.extra.shape.head.clone()),
+            shape: Some(self.extra.shape.clone()),
         }
     }
 
     /// And ends.
     pub fn end_flush(&mut self, flushing: Flushing) {
         self.extra.durable = true;
-        if let Some(head) = flushing.head {
-            self.extra.durable_head = head;
+        if let Some(shape) = flushing.shape {
+            self.extra.durable_shape = shape;
         }
         for oid in flushing.objects {
             if self.view.objects.contains(&oid) {
@@ -307,11 +307,13 @@ impl Repo<'_> {
                 };
             }
         }
-        if self.extra.durable_head != self.extra.shape.head && rng.percent(50) {
-            self.extra.shape.head = self.extra.durable_head.clone();
-            self.view.head = Some(self.extra.durable_head.clone());
+        let durable = &self.extra.durable_shape;
+        if *durable != self.extra.shape && rng.percent(50) {
+            self.view.head = Some(durable.head.clone());
+            self.view.git = durable.git.clone();
+            self.extra.shape = durable.clone();
         }
-        self.extra.durable_head = self.extra.shape.head.clone();
+        self.extra.durable_shape = self.extra.shape.clone();
         self.extra.keeps.retain(|_, (_, durable)| *durable || rng.percent(50));
         self.drop_conflicts();
     }
@@ -381,7 +383,7 @@ mod tests {
             repo.set(&Edit { name: name("refs/heads/main"), old: None, new: Some(Oid([2; 20])), found: false });
             repo.extra.shape.head = name("refs/heads/new");
             repo.lose_unflushed(&mut Rng::new(seed));
-            assert_eq!(repo.extra.shape.head, repo.extra.durable_head);
+            assert_eq!(repo.extra.shape, repo.extra.durable_shape);
             heads.insert(repo.extra.shape.head.clone());
             assert!(view.objects.contains(&Oid([1; 20])));
             assert_eq!(view.objects, view.durable_objects);

@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use refrain_core::config::Ack;
 use refrain_core::names::SiteId;
-use refrain_core::placement::{Map, MapRule};
+use refrain_core::placement::Map;
 use serde::Deserialize;
 
 use crate::fault::{Kind, Strike};
@@ -31,7 +31,7 @@ pub struct Scenario {
     /// Partitions: from, to.
     pub partitions: (u32, u32),
     /// Which repositories (they are `repo0`, `repo1`, …) go to which of the partitions.
-    pub map: Vec<MapRule>,
+    pub map: Map,
     /// Length of the safety phase in virtual seconds.
     pub seconds: u64,
     /// People who push.
@@ -129,7 +129,7 @@ impl Default for Scenario {
             late: 0,
             repos: 4,
             partitions: (2, 8),
-            map: Vec::new(),
+            map: Map::default(),
             seconds: 3_600,
             clients: 10,
             every_seconds: 56,
@@ -294,7 +294,7 @@ impl Scenario {
         if scenario.repos == 0 || scenario.partitions.0 == 0 || scenario.partitions.1 < scenario.partitions.0 {
             bail!("at least one repository, one partition, and `partitions = [from, to]`");
         }
-        Map::new(&scenario.map, scenario.partitions.0)?;
+        scenario.map.fits(scenario.partitions.0)?;
         if !(1..=9).contains(&count) || scenario.seconds == 0 || scenario.every_seconds == 0 {
             bail!("1 to 9 sites, and times above 0");
         }

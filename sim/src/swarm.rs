@@ -134,8 +134,7 @@ impl Plan {
         let replicated = |rng: &mut Rng| rng.percent(scenario.replicated_percent) && scenario.is_on("replicated");
         let repos = (0..scenario.repos).map(|_| replicated(&mut rng)).collect();
         let partitions = rng.range(u64::from(scenario.partitions.0), u64::from(scenario.partitions.1)) as u32;
-        let map = if scenario.is_on("map") { &scenario.map[..] } else { &[] };
-        let map = Map::new(map, partitions).expect("the scenario was checked");
+        let map = if scenario.is_on("map") { scenario.map.clone() } else { Map::default() };
         Plan {
             seed,
             latency,

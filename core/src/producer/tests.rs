@@ -79,7 +79,7 @@ impl Bench {
             log_id: crate::ids::LogId(1),
             partitions: 2,
             hash: crate::placement::HASH.to_string(),
-            map: Vec::new(),
+            map: Default::default(),
             digest_key: crate::ids::Digest(9),
             rules: 1,
             members: vec![site("ams"), site("sfo")],

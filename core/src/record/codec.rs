@@ -18,7 +18,6 @@ use super::{
 };
 use crate::ids::{Digest, Epoch, Incarnation, Instance, Seq};
 use crate::names::{RepoName, SiteId};
-use crate::placement::Map;
 
 /// The frozen envelope. Unknown members are ignored here and nowhere else: a later version may say more beside it.
 #[derive(Serialize, Deserialize)]
@@ -163,7 +162,7 @@ fn within_limits(body: &Body) -> Result<(), &'static str> {
             ensure(opened.members.len() <= MEMBERS_MAX, "too many members")?;
             ensure((1..=PARTITIONS_MAX).contains(&opened.partitions), "partitions outside 1 to 1,024")?;
             ensure(opened.hash == crate::placement::HASH, "an unknown hash")?;
-            Map::new(&opened.map, opened.partitions).map(drop).map_err(|bad| bad.why)
+            opened.map.fits(opened.partitions).map_err(|bad| bad.why)
         }
         Body::SiteChanged(changed) => {
             ensure(changed.members.len() <= MEMBERS_MAX, "too many members, 256 are allowed with those put out")?;

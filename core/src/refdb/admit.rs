@@ -56,10 +56,10 @@ impl Fold {
     /// A repository lives in one partition. A record of it elsewhere must not count: it would begin a second life
     /// there, and spend a sequence number that the first still needs.
     fn is_home(&self, record: &Record) -> bool {
-        let partitions = self.control.opened.as_ref().map_or(1, |opened| opened.partitions.max(1));
+        let (Some(repo), Some(opened)) = (&record.header.repo, &self.control.opened) else { return true };
         let hash_alone = Map::default();
-        let map = if self.mutants.on(Mutant::MapIgnored) { &hash_alone } else { &self.map };
-        record.header.repo.as_ref().is_none_or(|repo| map.partition_of(repo, partitions) == self.control.partition)
+        let map = if self.mutants.on(Mutant::MapIgnored) { &hash_alone } else { &opened.map };
+        map.partition_of(repo, opened.partitions.max(1)) == self.control.partition
     }
 
     fn ended(&self, site: &SiteId) -> Epoch {
@@ -85,11 +85,6 @@ impl Fold {
         };
         self.control.rules = opened.rules;
         self.control.opened = Some(opened.clone());
-        self.map = Self::map_of(opened);
-    }
-
-    pub(super) fn map_of(opened: &LogOpened) -> Map {
-        Map::new(&opened.map, opened.partitions).expect("a record with a map that is none is void")
     }
 
     pub(super) fn start(&mut self, record: &Record, rules: u32) {

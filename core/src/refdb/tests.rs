@@ -35,7 +35,7 @@ impl Bench {
             log_id: LogId(1),
             partitions: 1,
             hash: crate::placement::HASH.to_string(),
-            map: Vec::new(),
+            map: Default::default(),
             digest_key: Digest(9),
             rules: 1,
             members: vec![site("ams"), site("sfo")],

@@ -156,7 +156,7 @@ fn configuration(dir: &Path) -> File {
         http: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
         url: None,
     };
-    let log = Log { kind: LogKind::Embedded, dir: dir.join("log"), partitions: 4, map: Vec::new() };
+    let log = Log { kind: LogKind::Embedded, dir: dir.join("log"), partitions: 4, map: Default::default() };
     File { log, push: Push::default(), site: SITES.iter().map(site).collect() }
 }
 

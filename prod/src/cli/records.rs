@@ -88,6 +88,16 @@ impl Log {
     }
 }
 
+/// What the log was opened with, whatever the configuration says now.
+fn map(log: &OfflineLog) -> Result<Map> {
+    for record in log.scan("pushdata", 0, 0)? {
+        if let Ok(Record { body: Body::LogOpened(opened), .. }) = decode(&record?.value).record {
+            return Ok(opened.map);
+        }
+    }
+    Ok(Map::default())
+}
+
 impl Show {
     fn run(&self, config: Option<&Path>) -> Result<u8> {
         let file = config::load(&config::locate(config)).context(BadConfig)?;
@@ -98,7 +108,7 @@ impl Show {
         })?;
         let many = TOPICS.iter().any(|(name, many)| *name == self.topic && *many);
         let count = if many { log.partitions() } else { 1 };
-        let map = Map::new(&file.log.map, log.partitions())?;
+        let map = map(&log)?;
         let home = wanted.filter(|_| many).map(|name| map.partition_of(name, log.partitions()).0);
         if let Some(partition) = self.partition.filter(|partition| *partition >= count) {
             let why = format!("topic {} has {count} partitions, from 0; there is no partition {partition}", self.topic);

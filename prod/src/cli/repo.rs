@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
+use clap::builder::{StringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgGroup, Command, Subcommand};
 use refrain_core::names::{RefName, RepoName};
@@ -46,7 +46,7 @@ pub(super) enum Repo {
         head: Option<RefName>,
         /// Refuse every push, with this reason
         #[arg(long, value_name = "REASON", conflicts_with = "read_write", group = "change")]
-        #[arg(value_parser = Text)]
+        #[arg(value_parser = Quietly(reason))]
         read_only: Option<String>,
         /// Take pushes again
         #[arg(long, group = "change")]
@@ -61,10 +61,10 @@ pub(super) enum Repo {
         #[arg(long, value_enum, group = "change")]
         visibility: Option<Shown>,
         /// One line about it, for people
-        #[arg(long, value_name = "TEXT", group = "change", value_parser = text_or_none)]
+        #[arg(long, value_name = "TEXT", group = "change", value_parser = Quietly(line))]
         description: Option<String>,
         /// A Git setting that every site shows; nothing behind the `=` takes it away
-        #[arg(long, value_name = "KEY=VALUE", group = "change", value_parser = setting)]
+        #[arg(long, value_name = "KEY=VALUE", group = "change", value_parser = Quietly(setting))]
         git: Vec<(String, String)>,
     },
 }
@@ -74,32 +74,45 @@ fn setting(text: &str) -> Result<(String, String), String> {
     let known = || settings::keys().collect::<Vec<_>>().join(", ");
     let (key, value) = text.split_once('=').ok_or_else(|| format!("not KEY=VALUE; keys are {}", known()))?;
     let spelled = settings::keys().find(|known| known.eq_ignore_ascii_case(key));
-    let key = spelled.ok_or_else(|| format!("{key} is not carried; keys are {}", known()))?;
+    let key = spelled.ok_or_else(|| format!("this key is not carried; keys are {}", known()))?;
     settings::check(key, value).map_err(ToString::to_string)?;
     Ok((key.to_string(), value.to_string()))
 }
 
-/// A description; an empty one takes it away.
-fn text_or_none(text: &str) -> Result<String, String> {
-    overlong(text).map_or_else(|| Ok(text.to_string()), Err)
+/// A text of one line, as `repo show` prints it; an empty one takes it away.
+fn line(text: &str) -> Result<String, String> {
+    match overlong(text) {
+        Some(why) => Err(why),
+        None if text.chars().any(char::is_control) => Err("it has more than one line".into()),
+        None => Ok(text.to_string()),
+    }
 }
 
-/// A free text for a record. Said here, and without the text: clap would repeat all of it.
+/// What goes into a record. What is wrong is said here, and without the text: clap would repeat all of it.
 #[derive(Clone)]
-struct Text;
+struct Quietly<F>(F);
 
-impl TypedValueParser for Text {
-    type Value = String;
+impl<T, F> TypedValueParser for Quietly<F>
+where
+    T: Send + Sync + Clone + 'static,
+    F: Fn(&str) -> Result<T, String> + Send + Sync + Clone + 'static,
+{
+    type Value = T;
 
-    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
-        let text = NonEmptyStringValueParser::new().parse_ref(cmd, arg, value)?;
+    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        let text = StringValueParser::new().parse_ref(cmd, arg, value)?;
         let what = || arg.map_or_else(|| "a text".into(), ToString::to_string);
-        match overlong(&text) {
-            None => Ok(text),
-            Some(why) => {
-                Err(clap::Error::raw(ErrorKind::ValueValidation, format!("{}: {why}\n", what())).with_cmd(cmd))
-            }
-        }
+        (self.0)(&text)
+            .map_err(|why| clap::Error::raw(ErrorKind::ValueValidation, format!("{}: {why}\n", what())).with_cmd(cmd))
+    }
+}
+
+/// The reason for something.
+fn reason(text: &str) -> Result<String, String> {
+    match overlong(text) {
+        Some(why) => Err(why),
+        None if text.is_empty() => Err("a value is required".into()),
+        None => Ok(text.to_string()),
     }
 }
 
@@ -155,6 +168,11 @@ pub(super) fn run(config: Option<&Path>, json: bool, what: Repo) -> Result<u8> {
             description,
             git,
         } => {
+            if let Some((key, _)) = git.iter().enumerate().find_map(|(at, it)| git[..at].iter().find(|of| of.0 == it.0))
+            {
+                note(format_args!("--git names {key} twice; each of a record's settings has one value"));
+                return Ok(2);
+            }
             let wish = RepoConfigured {
                 head,
                 description,

@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use refrain_core::config::Config;
 use refrain_core::names::SiteId;
-use refrain_core::placement::Map;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -132,7 +131,7 @@ pub(super) fn start_all(file: &File, take_over: bool, log: &LogPort, peers: &Pee
     let mut sites = Vec::new();
     for (at, site) in file.site.iter().enumerate() {
         let mut config = Config::new(members[at].clone(), members.clone(), file.log.partitions);
-        config.map = Map::new(&file.log.map, file.log.partitions)?;
+        config.map = file.log.map.clone();
         config.ack = config::ack(&file.push.ack, members.len())?;
         config.inline_max = file.push.inline_max.0;
         config.pack_max = file.push.packdata_max.0;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use refrain_core::names::SiteId;
-use refrain_core::placement::Map;
 
 use super::{File, Seconds, SiteConfig, ack};
 use crate::hook_wire::UPDATES_MAX;
@@ -51,7 +50,7 @@ fn ranges(file: &File) -> Result<()> {
     if !(1..=refrain_core::record::PARTITIONS_MAX).contains(&file.log.partitions) {
         bail!("log.partitions = {} is not within 1 to 1,024", file.log.partitions);
     }
-    Map::new(&file.log.map, file.log.partitions).map_err(|why| anyhow::anyhow!("log.{why}"))?;
+    file.log.map.fits(file.log.partitions).map_err(|why| anyhow::anyhow!("log.{why}"))?;
     let push = &file.push;
     if push.inline_max.0 > refrain_core::record::PACK_BYTES_MAX as u64 {
         bail!("push.inline_max is above 256 KiB, the most that a record holds");

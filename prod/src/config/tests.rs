@@ -159,10 +159,10 @@ fn sizes_and_times_are_written_as_they_are_read() {
 fn a_map_of_repositories_to_partitions_is_read_and_its_mistakes_name_the_rule() {
     let with = |map: &str| parse(&GOOD.replace("[push]", &format!("map = {map}\n[push]")));
     let file = with(r#"[{ names = "^a/", partitions = [1, 2] }, { names = "b", partitions = [0] }]"#).expect("good");
-    assert_eq!(file.log.map.iter().map(|it| it.partitions.len()).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(file.log.map.to_string(), "^a/ -> [1, 2], b -> [0]");
     for (map, said) in [
         (r#"[{ names = "^a/", partitions = [9] }]"#, "log.map rule 0: a partition that the log does not have"),
-        (r#"[{ names = "(", partitions = [0] }]"#, "log.map rule 0: no regular expression"),
+        (r#"[{ names = "(", partitions = [0] }]"#, "map rule 0: no regular expression"),
         (r#"[{ names = "a", partition = [0] }]"#, "unknown key `partition`; the nearest known one is `partitions`"),
     ] {
         let error = with(map).expect_err(map);

@@ -4,7 +4,6 @@
 
 use refrain_core::ids::{Oid, Partition};
 use refrain_core::names::{RefName, RepoName};
-use refrain_core::placement::Map;
 use refrain_core::port::Rows;
 use refrain_core::record::Visibility;
 use refrain_core::settings::Settings;
@@ -136,8 +135,7 @@ pub(super) fn table(journal: &Journal, name: &RepoName, mut line: impl FnMut(Res
 fn head(snapshot: &Snapshot, name: &RepoName) -> anyhow::Result<TableHead> {
     let opened = snapshot.control(Partition(0))?.and_then(|control| control.opened);
     let Some(opened) = opened else { return Ok(TableHead { partition: 0, position: 0, repo: None }) };
-    let map = Map::new(&opened.map, opened.partitions)?;
-    let partition = map.partition_of(name, opened.partitions.max(1));
+    let partition = opened.map.partition_of(name, opened.partitions.max(1));
     let position = snapshot.control(partition)?.map_or(0, |control| control.next.0);
     let found = snapshot.table(partition, vec![TableKey::Repo(name.clone())])?.pop();
     let repo = match found {

@@ -1,21 +1,19 @@
-//! The Git settings that the log carries: in a file of their own, which a repository's `config` includes.
+//! The Git settings that the log carries: in a file of their own, which a repository's `config` includes, as
+//! `settings.rs` has it.
 //!
 //! Owns that file, whole. Promises that it is what the log says or what it was before, never a part; leaves what
-//! administrators write into `config` alone: it is read in its order, and what comes later counts.
+//! administrators write into `config` behind the inclusion alone: what comes later counts.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use refrain_core::settings::Settings;
 
-use super::command::{Reads, command};
-use super::sweep;
-
-/// Beside `config`, which names it.
-const FILE: &str = "refrain.config";
+/// Beside `config`, which names it; while it is not there Git passes over that.
+pub(super) const FILE: &str = "refrain.config";
 
 /// The file's text. Keys have one dot, values one line.
 fn text(settings: &Settings) -> String {
@@ -32,18 +30,22 @@ fn text(settings: &Settings) -> String {
 pub(crate) fn is(repo: &Path, settings: &Settings) -> Result<bool> {
     let file = repo.join(FILE);
     match fs::read(&file) {
-        Ok(found) => Ok(found == text(settings).as_bytes()),
+        Ok(found) => Ok(said(&found) == said(text(settings).as_bytes())),
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(settings.is_empty()),
         Err(why) => Err(why).with_context(|| format!("{} cannot be read", file.display())),
     }
+}
+
+/// All but the comments, which another version may word otherwise.
+fn said(text: &[u8]) -> Vec<&[u8]> {
+    text.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"#")).collect()
 }
 
 /// Has Git see `settings`, and no others of those that were carried before. A later flush of the file system makes it
 /// durable.
 pub(crate) fn carry(repo: &Path, settings: &Settings) -> Result<()> {
     if is(repo, settings)? {
-        // It may be there because a daemon died before the next step.
-        return if settings.is_empty() { Ok(()) } else { include(repo) };
+        return Ok(());
     }
     let (file, new) = (repo.join(FILE), repo.join(format!("{FILE}.new")));
     let write = || {
@@ -53,31 +55,12 @@ pub(crate) fn carry(repo: &Path, settings: &Settings) -> Result<()> {
         out.sync_all()?;
         fs::rename(&new, &file)
     };
-    write().with_context(|| format!("{} could not be written; check free space", file.display()))?;
-    include(repo)
-}
-
-fn include(repo: &Path) -> Result<()> {
-    let file = repo.join("config");
-    let config = gix::config::File::from_path_no_includes(file.clone(), gix::config::Source::Local)
-        .map_err(|e| anyhow::anyhow!("{} cannot be read: {e}", file.display()))?;
-    if config.strings("include.path").unwrap_or_default().iter().any(|path| path == FILE) {
-        return Ok(());
-    }
-    sweep::release(repo, &["config"]);
-    let mut git = command(&Reads::Nothing);
-    let output = git.args(["config", "--file"]).arg(&file).args(["--add", "include.path", FILE]).output();
-    let output = output.context("git could not be started; is it installed?")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("git could not include {FILE} in {}: {}", file.display(), said.trim());
-    }
-    Ok(())
+    write().with_context(|| format!("{} could not be written; check free space", file.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::command_in;
+    use super::super::command::{Reads, command_in};
     use super::*;
 
     #[test]
@@ -88,7 +71,7 @@ mod tests {
         super::super::Store::create(&repo, "refs/heads/main", &disks).expect("created");
         let seen = |key: &str| {
             let output = command_in(&repo, &Reads::Nothing).args(["config", key]).output().expect("git runs");
-            String::from_utf8(output.stdout).expect("text").trim_end().to_string()
+            String::from_utf8(output.stdout).expect("text").trim_end_matches('\n').to_string()
         };
         let settings = |pairs: &[(&str, &str)]| -> Settings {
             pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
@@ -99,30 +82,16 @@ mod tests {
         let both = settings(&[("gitweb.owner", odd), ("uploadpack.allowFilter", "true")]);
         for _ in 0..2 {
             carry(&repo, &both).expect("written");
-            assert_eq!(
-                (seen("gitweb.owner").as_str(), seen("uploadpack.allowFilter").as_str()),
-                (odd.trim_end(), "true")
-            );
+            assert_eq!((seen("gitweb.owner").as_str(), seen("uploadpack.allowFilter").as_str()), (odd, "true"));
             assert!(is(&repo, &both).expect("read") && !is(&repo, &settings(&[])).expect("read"));
         }
-        assert_eq!(fs::read_to_string(repo.join("config")).expect("read").matches(FILE).count(), 1);
+        let other_words = text(&both).replace("Written", "Made");
+        fs::write(repo.join(FILE), other_words).expect("written");
+        assert!(is(&repo, &both).expect("read"), "as another version wrote it");
         // An administrator's later word counts, and stays.
         let own = command_in(&repo, &Reads::Nothing).args(["config", "gitweb.owner", "here"]).status();
         assert!(own.expect("git runs").success());
         carry(&repo, &settings(&[("gitweb.owner", "bob")])).expect("written");
         assert_eq!((seen("gitweb.owner").as_str(), seen("uploadpack.allowFilter").as_str()), ("here", ""));
-    }
-
-    #[test]
-    fn a_daemon_that_died_between_the_two_steps_does_the_second_when_it_comes_again() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let repo = dir.path().join("r.git");
-        let disks = super::super::Disks::flushed_by(dir.path(), |_| Ok(())).expect("opened");
-        super::super::Store::create(&repo, "refs/heads/main", &disks).expect("created");
-        let settings: Settings = [("gitweb.url".to_string(), "https://git.example".to_string())].into();
-        fs::write(repo.join(FILE), text(&settings)).expect("written");
-        carry(&repo, &settings).expect("included");
-        let output = command_in(&repo, &Reads::Nothing).args(["config", "gitweb.url"]).output().expect("git runs");
-        assert_eq!(output.stdout, b"https://git.example\n");
     }
 }

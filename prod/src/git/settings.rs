@@ -27,7 +27,7 @@ const GC: &str = "so Git may prune what a push needs that is not decided yet";
 
 /// gc is ours to start; all refs but ours go through the hook; nobody sees `refs/refrain/`; what the fold judges, Git
 /// does not.
-pub(super) const SETTINGS: [Setting; 8] = [
+pub(super) const SETTINGS: [Setting; 9] = [
     one("gc.auto", "0", GC),
     one("maintenance.auto", "false", GC),
     one("receive.autogc", "false", GC),
@@ -38,6 +38,10 @@ pub(super) const SETTINGS: [Setting; 8] = [
     },
     one("core.logAllRefUpdates", "false", "so strangers' reflogs hold what nobody needs"),
     one("http.receivepack", "true", "so pushes over HTTP are refused"),
+    Setting {
+        many: true,
+        ..one("include.path", super::carried::FILE, "so Git does not see the settings that the log carries")
+    },
     one("receive.denyDeleteCurrent", "ignore", "so Git refuses deletions that are the log's to judge"),
 ];
 

@@ -72,7 +72,7 @@ impl World {
             log_id: LogId(1),
             partitions: 1,
             hash: refrain_core::placement::HASH.to_string(),
-            map: Vec::new(),
+            map: Default::default(),
             digest_key: Digest(1),
             rules: RULES,
             members: sites.iter().map(|name| site(name)).collect(),

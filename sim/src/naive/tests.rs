@@ -91,7 +91,7 @@ fn opened() -> LogOpened {
         log_id: LogId(1),
         partitions: 2,
         hash: refrain_core::placement::HASH.to_string(),
-        map: Vec::new(),
+        map: Default::default(),
         digest_key: Digest(7),
         rules: RULES,
         members: (0..3).map(site).collect(),

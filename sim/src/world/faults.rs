@@ -349,7 +349,7 @@ impl World {
                 view.durable_refs = view.refs.clone();
                 let extra = disk.extras.get_mut(name).expect("a repository has both parts");
                 extra.durable = true;
-                extra.durable_head = extra.shape.head.clone();
+                extra.durable_shape = extra.shape.clone();
                 extra.unflushed.clear();
                 extra.unflushed_refs.clear();
             }

@@ -3,6 +3,7 @@
 use alloc::string::ToString;
 
 use super::*;
+use crate::placement::{Map, MapRule};
 
 fn name(text: &str) -> RefName {
     RefName::parse(text).expect("valid")
@@ -15,13 +16,14 @@ fn site(text: &str) -> SiteId {
 /// One record of each kind, with every field at a value that is written.
 fn bodies() -> Vec<Body> {
     let pack = ChunkedPack { bytes: 9, sum: Oid([4; 20]), chunks: vec![Offset(8)] };
+    let rule = MapRule { names: "^mirror/".to_string(), partitions: vec![6, 7] };
     let have = Have { name: name("refs/heads/b"), value: Oid([3; 20]), since: Some(Offset(6)) };
     vec![
         Body::LogOpened(LogOpened {
             log_id: LogId(1),
             partitions: 8,
             hash: "siphash24".to_string(),
-            map: Vec::new(),
+            map: Default::default(),
             digest_key: Digest(2),
             rules: 1,
             members: vec![site("ams")],
@@ -59,7 +61,7 @@ fn bodies() -> Vec<Body> {
             log_id: LogId(1),
             partitions: 8,
             hash: "siphash24".to_string(),
-            map: vec![MapRule { names: "^mirror/".to_string(), partitions: vec![6, 7] }],
+            map: Map::try_from(vec![rule]).expect("a good rule"),
             digest_key: Digest(2),
             rules: 1,
             members: vec![],

@@ -54,12 +54,12 @@ fn a_site_that_was_told_of_another_log_than_the_one_there_is_does_not_judge() {
         (1, vec![rule("^a")], None),
     ] {
         let mut world = World::new();
-        world.tune = |config| config.map = Map::new(&[rule_a()], 1).expect("a good rule");
+        world.tune = |config| config.map = Map::try_from(vec![rule_a()]).expect("a good rule");
         let opened = crate::record::LogOpened {
             log_id: crate::ids::LogId(1),
             partitions,
             hash: crate::placement::HASH.to_string(),
-            map,
+            map: Map::try_from(map).expect("good rules"),
             digest_key: crate::ids::Digest(9),
             rules: crate::record::RULES,
             members: vec![SiteId::parse("ams").expect("valid")],
@@ -71,6 +71,29 @@ fn a_site_that_was_told_of_another_log_than_the_one_there_is_does_not_judge() {
         assert_eq!((world.exit, world.ready), (why.map(|_| 78), why.is_none()));
         assert!(why.is_none_or(|why| world.why.contains(why)), "{}", world.why);
         assert_eq!(world.records().len(), if why.is_some() { 1 } else { 2 }, "what is there, and a start");
+    }
+}
+
+#[test]
+fn a_partition_that_somebody_opened_as_another_log_stops_and_the_others_go_on() {
+    for (id, stops) in [(7, true), (0, false)] {
+        let mut world = World::new();
+        world.tune = |config| config.partitions = 2;
+        let mut first = world.start(1);
+        world.pass(&mut first, Duration::from_secs(3));
+        let Ok(opened) = decode(&world.log[&Topic::PushData(Partition(0))][0]).record else { panic!("a record") };
+        let Body::LogOpened(opened) = opened.body else { panic!("it opens the log") };
+        let log_id = if id == 0 { opened.log_id } else { crate::ids::LogId(id) };
+        let mut world = World { log: world.log, ..World::new() };
+        world.tune = |config| config.partitions = 2;
+        let value = foreign(0, 9, 0, Body::LogOpened(crate::record::LogOpened { log_id, ..opened }));
+        world.log.insert(Topic::PushData(Partition(1)), vec![value]);
+        let mut site = world.start(2);
+        world.pass(&mut site, Duration::from_secs(60));
+        let stopped = site.partitions().map(|it| it.stopped);
+        let why = Some("it was opened as a part of another log".to_string()).filter(|_| stops);
+        assert_eq!(stopped.collect::<Vec<_>>(), [None, why]);
+        assert_eq!((world.exit, site.is_ready()), (None, !stops));
     }
 }
 
