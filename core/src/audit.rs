@@ -9,14 +9,14 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::config::{AUDIT_EVERY, AUDIT_REST, Config, Limits, RECENT_REFS_MAX};
-use crate::consumer::Strayed;
+use crate::consumer::{Strayed, shape_of};
 use crate::ids::{Digest, Incarnation, Offset, Oid, Partition};
 use crate::mutant::{Mutant, Mutants};
 use crate::names::{RefName, RepoName};
 use crate::partition::Part;
-use crate::port::{GitEffect, JournalEffect, Now, Out, Owner, Rows};
+use crate::port::{GitEffect, JournalEffect, Now, Out, Owner, RepoShape, Rows, Summed};
 use crate::record::Have;
-use crate::table::{RefEntry, RepoEntry, TableEntry, TableKey};
+use crate::table::{RefEntry, TableEntry, TableKey};
 use crate::time::Instant;
 
 /// A repository that is looked at.
@@ -24,8 +24,14 @@ use crate::time::Instant;
 struct Subject {
     partition: Partition,
     repo: RepoName,
-    life: Incarnation,
+    shape: RepoShape,
     refs: (Digest, u64),
+}
+
+impl Subject {
+    fn life(&self) -> Incarnation {
+        self.shape.incarnation
+    }
 }
 
 /// What is waited for.
@@ -121,30 +127,33 @@ impl Audit {
         self.last_batch = rows.len() < self.limits.audit_batch;
         let mut subjects = Vec::new();
         for (partition, key, entry) in rows {
-            let (TableKey::Repo(repo), TableEntry::Repo(RepoEntry { incarnation, refs_digest, refs, .. })) =
-                (key, entry)
-            else {
-                continue;
-            };
+            let (TableKey::Repo(repo), TableEntry::Repo(entry)) = (key, entry) else { continue };
             self.after = Some((partition, repo.clone()));
-            subjects.push(Subject { partition, repo, life: incarnation, refs: (refs_digest, refs) });
+            let (shape, refs) = (shape_of(&entry), (entry.refs_digest, entry.refs));
+            subjects.push(Subject { partition, repo, shape, refs });
         }
         let key = parts[0].fold.control().opened.as_ref().map(|opened| opened.digest_key);
         let Some(key) = key.filter(|_| !subjects.is_empty()) else { return self.next(now, out, parts) };
-        let repos = subjects.iter().map(|subject| subject.repo.clone()).collect();
+        let repos = subjects.iter().map(|subject| (subject.repo.clone(), subject.shape.clone())).collect();
         self.step = Step::Digesting(subjects);
         let op = out.ask(Owner::AuditDigests);
         out.git(GitEffect::DigestRefs { op, repos, key });
     }
 
     /// Git's sums, `None` where a repository could not be read.
-    pub(crate) fn digests(&mut self, now: Now, out: &mut Out, parts: &mut [Part], digests: Vec<Option<(Digest, u64)>>) {
+    pub(crate) fn digests(&mut self, now: Now, out: &mut Out, parts: &mut [Part], digests: Vec<Option<Summed>>) {
         let Step::Digesting(subjects) = core::mem::replace(&mut self.step, Step::Rest) else { return };
-        let differs = |(subject, digest): &(Subject, Option<(Digest, u64)>)| {
-            let touched = parts.get(subject.partition.0 as usize).is_some_and(|part| part.touched(&subject.repo));
-            digest.is_some() && (touched || *digest != Some(subject.refs))
-        };
-        self.suspects = subjects.into_iter().zip(digests).filter(differs).map(|(subject, _)| subject).collect();
+        self.suspects.clear();
+        for (subject, summed) in subjects.into_iter().zip(digests) {
+            let (Some(summed), Some(part)) = (summed, parts.get_mut(subject.partition.0 as usize)) else { continue };
+            let touched = part.touched(&subject.repo);
+            if !touched && !summed.in_shape && !self.mutants.on(Mutant::ShapeKept) {
+                part.put_shape_back(now, out, &subject.repo, &subject.shape);
+            }
+            if touched || summed.refs != subject.refs {
+                self.suspects.push(subject);
+            }
+        }
         self.next(now, out, parts);
     }
 
@@ -163,7 +172,7 @@ impl Audit {
 
     fn look(&mut self, now: Now, out: &mut Out, parts: &mut [Part], subject: Subject, after: Option<RefName>) {
         let Some(part) = parts.get_mut(subject.partition.0 as usize) else { return self.next(now, out, parts) };
-        if !part.look_at(&subject.repo, subject.life) {
+        if !part.look_at(&subject.repo, subject.life()) {
             return self.next(now, out, parts);
         }
         let op = out.ask(Owner::AuditRefs);
@@ -181,7 +190,7 @@ impl Audit {
         let Step::Reading(subject, after) = core::mem::replace(&mut self.step, Step::Rest) else { return };
         let Some(refs) = refs else { return self.next(now, out, parts) };
         let op = out.ask(Owner::AuditRows);
-        let rows = Rows::Refs { partition: subject.partition, life: subject.life, after: after.clone() };
+        let rows = Rows::Refs { partition: subject.partition, life: subject.life(), after: after.clone() };
         out.journal(JournalEffect::ReadRows { op, rows, max: self.limits.audit_page });
         self.step = Step::Comparing(subject, after, refs);
     }
@@ -217,7 +226,7 @@ impl Audit {
         strayed.extend(table.into_iter().map(|(name, entry)| Strayed { name, actual: None, entry: Some(entry) }));
         strayed.retain(|it| self.mutants.on(Mutant::AuditRaces) || !part.touched_ref(&it.name));
         if !strayed.is_empty() {
-            part.put_back(now, out, &subject.repo, subject.life, (strayed, newest(right)));
+            part.put_back(now, out, &subject.repo, subject.life(), (strayed, newest(right)));
         }
         match end {
             Some(end) => self.look(now, out, parts, subject, Some(end)),
@@ -317,6 +326,7 @@ mod tests {
     use crate::names::SiteId;
     use crate::partition::watched::tests::part;
     use crate::port::{ClientEffect, Effect, Notice};
+    use crate::table::RepoEntry;
 
     const PAGE: usize = 5;
     const BATCH: usize = 3;
@@ -362,7 +372,8 @@ mod tests {
         let mut audit = Audit::new(&config());
         parts[0].watch();
         assert!(parts[0].look_at(&repo("demo"), life));
-        let subject = Subject { partition: Partition(0), repo: repo("demo"), life, refs: (Digest(0), 0) };
+        let shape = shape_of(&repo_entry(life));
+        let subject = Subject { partition: Partition(0), repo: repo("demo"), shape, refs: (Digest(0), 0) };
         audit.step = Step::Comparing(subject, None, git);
         audit.last_batch = true;
         let row = |name| (Partition(0), TableKey::Ref(life, name), TableEntry::Ref(entry(Oid([1; 20]))));
@@ -445,11 +456,55 @@ mod tests {
         parts[0].cache.set(TableKey::Ref(life, name(0)), None);
         parts[0].cache.set(TableKey::Repo(repo("demo")), Some(TableEntry::Repo(repo_entry(life))));
         parts[0].watch();
-        let subject = Subject { partition: Partition(0), repo: repo("demo"), life, refs: (Digest(0), 0) };
+        let shape = shape_of(&repo_entry(life));
+        let subject = Subject { partition: Partition(0), repo: repo("demo"), shape, refs: (Digest(0), 0) };
         let mut audit = Audit::new(&config());
         audit.last_batch = true;
         audit.step = Step::Digesting(vec![subject]);
-        audit.digests(Now::default(), &mut out, &mut parts, vec![Some((Digest(1), 1))]);
+        audit.digests(
+            Now::default(),
+            &mut out,
+            &mut parts,
+            vec![Some(Summed { refs: (Digest(1), 1), in_shape: true })],
+        );
         assert!(out.take().iter().any(|effect| matches!(effect, Effect::Git(GitEffect::ReadRefs { .. }))));
+    }
+
+    #[test]
+    fn a_repository_that_is_out_of_shape_is_made_right_unless_something_happens_to_it() {
+        for (in_shape, is_touched, made) in [(false, false, true), (false, true, false), (true, false, false)] {
+            let (mut out, mut parts) = (Out::default(), [part()]);
+            let (now, entry) = (Now::default(), repo_entry(Incarnation(5)));
+            parts[0].consumer.open(now, &mut out);
+            if is_touched {
+                parts[0].cache.set(TableKey::Repo(repo("demo")), Some(TableEntry::Repo(entry.clone())));
+            }
+            parts[0].watch();
+            let shape = shape_of(&entry);
+            let subject =
+                Subject { partition: Partition(0), repo: repo("demo"), shape: shape.clone(), refs: (Digest(0), 0) };
+            let mut audit = Audit::new(&config());
+            audit.last_batch = true;
+            audit.step = Step::Digesting(vec![subject]);
+            out.take();
+            audit.digests(now, &mut out, &mut parts, vec![Some(Summed { refs: (Digest(0), 0), in_shape })]);
+            let is_made = |effect: &Effect| {
+                let Effect::Git(GitEffect::EnsureRepo { shape: wanted, if_absent, .. }) = effect else { return false };
+                wanted.as_ref() == Some(&shape) && !if_absent
+            };
+            let effects = out.take();
+            assert_eq!(effects.iter().any(is_made), made, "{effects:?}");
+            if made {
+                let told = |effect: &Effect| {
+                    matches!(effect, Effect::Client(ClientEffect::Notice(Notice::ForeignShape { .. })))
+                };
+                assert!(effects.iter().any(told));
+                assert_eq!(parts[0].consumer.mark(Offset(10_000)).except, [Offset(9_999)], "owed while it lasts");
+                assert_eq!(parts[0].consumer.commit(), [], "and not journalled");
+                parts[0].consumer.ensured(now, &mut out, &repo("demo"), crate::port::Ensured::Done);
+                assert_eq!(parts[0].consumer.mark(Offset(10_000)).except, []);
+                assert_eq!(parts[0].consumer.busy_repos().count(), 0);
+            }
+        }
     }
 }

@@ -433,8 +433,8 @@ impl Consumer {
 }
 
 /// What a repository should be, from its table entry.
-pub(crate) fn shape_of(entry: Option<&crate::table::RepoEntry>) -> Option<RepoShape> {
-    entry.map(|entry| RepoShape { incarnation: entry.incarnation, head: entry.head.clone(), git: entry.git.clone() })
+pub(crate) fn shape_of(entry: &crate::table::RepoEntry) -> RepoShape {
+    RepoShape { incarnation: entry.incarnation, head: entry.head.clone(), git: entry.git.clone() }
 }
 
 /// Pack bytes at hand.

@@ -213,16 +213,6 @@ impl Part {
         }
     }
 
-    /// Two sites' folds differ at the same position: whoever notices stops here, until an operator decides.
-    pub(crate) fn differs(&mut self, out: &mut Out, site: &crate::names::SiteId, at: Offset) {
-        self.stop(out, format!("the fold differs from that of {site} at offset {at}"));
-    }
-
-    /// Partition 0 says which log this is. Somebody else opened this partition first: nothing that we say counts here.
-    pub(crate) fn is_strange(&mut self, out: &mut Out) {
-        self.stop(out, String::from("it was opened as a part of another log"));
-    }
-
     /// Asks for what comes next, unless something is still to be worked off.
     pub(crate) fn read(&mut self, out: &mut Out) {
         if self.reading
@@ -379,7 +369,7 @@ impl Part {
             }
             (Body::RepoCreated(_) | Body::RepoConfigured(_) | Body::RepoDeleted(_), Verdict::Counted) => {
                 let repo = header.repo.clone().expect("the codec checked the scope");
-                let shape = shape_of(self.cache.repo(&repo));
+                let shape = self.cache.repo(&repo).map(shape_of);
                 if let Some(watch) = &mut self.watch {
                     watch.reshaped(&repo, shape.as_ref().map(|shape| shape.incarnation));
                 }

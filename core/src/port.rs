@@ -161,8 +161,8 @@ pub enum GitInput {
     RefsDigested {
         /// The question.
         op: Op,
-        /// Sum of the refs' hashes and their number, one a repository; `None` where it could not be read.
-        digests: Vec<Option<(Digest, u64)>>,
+        /// One a repository; `None` where it could not be read.
+        digests: Vec<Option<Summed>>,
     },
     /// To [`GitEffect::ReadRefs`].
     RefsRead {
@@ -192,6 +192,15 @@ pub enum GitInput {
         /// Whether it worked.
         ok: bool,
     },
+}
+
+/// What a repository comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summed {
+    /// Sum of the refs' hashes, and their number.
+    pub refs: (Digest, u64),
+    /// HEAD and the Git settings are as they should be.
+    pub in_shape: bool,
 }
 
 /// What came of a repository that was to be right.

@@ -12,6 +12,7 @@ mod gates;
 mod git;
 mod held;
 mod log;
+mod notices;
 mod spool;
 mod status;
 mod stores;
@@ -438,30 +439,6 @@ impl Task {
             }
             ClientEffect::Notice(notice) => self.notice(notice),
             ClientEffect::Exit { code, why } => self.ended = Some(Ended { code, why }),
-        }
-    }
-
-    fn notice(&self, notice: Notice) {
-        match notice {
-            Notice::ForeignRef { repo, name, actual } => {
-                let actual = actual.map_or_else(|| "absent".to_string(), |oid| oid.to_string());
-                tracing::warn!(%repo, %name, actual, "a ref was changed behind the daemon; it is put back");
-            }
-            Notice::Parked { partition, offset, missing } => {
-                tracing::warn!(%partition, %offset, %missing, "an update waits for objects that cannot be had yet");
-            }
-            Notice::Stopped { partition, why } => {
-                tracing::error!(%partition, why, "replication of this partition has stopped; an operator must decide");
-            }
-            Notice::FlippedLate { partition, offset, lacking } => {
-                let lacking: Vec<_> = lacking.iter().map(SiteId::as_str).collect();
-                tracing::warn!(%partition, %offset, lacking = lacking.join(" "), "shown by time: some sites lack it");
-                self.tally.lock().expect("no thread panics while it counts").shown_late += 1;
-            }
-            Notice::Ready => {
-                self.is_ready.send_replace(true);
-            }
-            Notice::InForce { instance } => tracing::info!(%instance, "this instance is in force"),
         }
     }
 }

@@ -68,6 +68,17 @@ fn head_moves_at_every_site_and_guards_its_new_branch() {
 }
 
 #[test]
+fn a_head_that_somebody_moves_goes_back() {
+    let (world, _daemon, ann) = world_with_topic();
+    let head = || text(&world.git_at("syd", "r", &["symbolic-ref", "HEAD"]).stdout).trim().to_string();
+    assert!(world.git_at("syd", "r", &["symbolic-ref", "HEAD", "refs/heads/nowhere"]).status.success());
+    assert_eq!(head(), "refs/heads/nowhere");
+    eventually("HEAD is back", || head() == "refs/heads/main");
+    ann.push("syd", &["main:other"]).expect_ok();
+    settled(&world, "r");
+}
+
+#[test]
 fn git_settings_are_carried_to_every_site_and_stay_over_a_restart() {
     let (world, daemon, ann) = world_with_topic();
     let seen = |site: &str, key: &str| text(&world.git_at(site, "r", &["config", key]).stdout).trim().to_string();
@@ -86,8 +97,10 @@ fn git_settings_are_carried_to_every_site_and_stay_over_a_restart() {
     set(&world, &["--git", "gitweb.owner=", "--description", "tools"]);
     everywhere("gitweb.owner", "");
     assert_eq!(daemon.terminate(), 0);
+    std::fs::remove_file(world.repo("sfo", "r").join("refrain.config")).expect("it was there");
     let _daemon = world.serve();
     everywhere("uploadpack.allowFilter", "true");
+    assert!(world.messages().contains("HEAD or Git settings were changed behind the daemon"));
     let shown = text(&world.refrain(&["repo", "show", "r"]).stdout);
     assert!(shown.contains("git                     uploadpack.allowFilter = true"), "{shown}");
     assert!(shown.contains("description             tools") && !shown.contains("gitweb"), "{shown}");

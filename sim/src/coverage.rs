@@ -113,6 +113,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "flipped-by-time",
             "log-begins-later",
             "row-rotten",
+            "shape-put-back",
             "second-on-copied-state",
             "second-on-empty-disk",
         ],

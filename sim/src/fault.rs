@@ -51,6 +51,8 @@ pub enum Kind {
     ForeignLock,
     /// Somebody changes, removes and makes refs behind the daemon.
     ForeignRefs,
+    /// Somebody changes HEAD or Git settings behind the daemon.
+    ForeignShape,
     /// Garbage is collected.
     Gc,
     /// Retention takes the chunks of packs that every site has applied. Not where disks are lost in the same run: then
@@ -88,6 +90,7 @@ impl Kind {
         Kind::TornRefs,
         Kind::ForeignLock,
         Kind::ForeignRefs,
+        Kind::ForeignShape,
         Kind::Gc,
         Kind::PackdataExpired,
         Kind::ClockStep,
@@ -120,6 +123,7 @@ impl Kind {
             Kind::TornRefs => "torn-refs",
             Kind::ForeignLock => "foreign-lock",
             Kind::ForeignRefs => "foreign-refs",
+            Kind::ForeignShape => "foreign-shape",
             Kind::Gc => "gc",
             Kind::PackdataExpired => "packdata-expired",
             Kind::ClockStep => "clock-step",
@@ -153,6 +157,7 @@ impl Kind {
             Kind::TornRefs => "a crash between the renames of a ref transaction leaves locks",
             Kind::ForeignLock => "somebody else's git holds a repository's locks",
             Kind::ForeignRefs => "somebody changes, removes and makes refs behind the daemon",
+            Kind::ForeignShape => "somebody changes HEAD or Git settings behind the daemon",
             Kind::Gc => "garbage is collected",
             Kind::PackdataExpired => "chunks of packs that every site has applied are gone, where no disk is lost",
             Kind::ClockStep => "a wall clock jumps",

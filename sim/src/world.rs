@@ -5,6 +5,7 @@ mod boot;
 mod calm;
 mod disk;
 mod faults;
+mod foreign;
 mod full;
 mod heard;
 mod marks;

@@ -1,5 +1,5 @@
-//! Refs that somebody changed behind the daemon: work like any other, proved and set like it, but not journalled, since
-//! a look at Git finds it again.
+//! Refs and shapes that somebody changed behind the daemon: work like any other, proved and set like it, but not
+//! journalled, since a look at Git finds it again.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -10,7 +10,7 @@ use super::work::{Aim, Source};
 use crate::ids::{Incarnation, Offset, Oid};
 use crate::journal::{Change, PushWork, Work};
 use crate::names::{RefName, RepoName};
-use crate::port::{Notice, Now, Out};
+use crate::port::{Notice, Now, Out, RepoShape};
 use crate::record::Have;
 use crate::table::RefEntry;
 
@@ -38,12 +38,7 @@ impl Consumer {
     ) {
         let busy: BTreeSet<RefName> = self.busy_refs(repo).cloned().collect();
         strayed.retain(|it| !busy.contains(&it.name));
-        let Some(offset) = self.unused_below(repo, next) else { return };
-        // What records left has limits of its own, and may wait for just what is to be put back here.
-        let others = self.pending.values().filter(|it| !it.is_record()).count();
-        if strayed.is_empty() || self.is_reshaped(repo) || others >= self.limits.unproved {
-            return;
-        }
+        let Some(offset) = self.room_to_put_back(repo, next).filter(|_| !strayed.is_empty()) else { return };
         let origin = strayed.iter().find_map(|it| it.entry.as_ref()).map_or(&self.site, |entry| &entry.site).clone();
         let changes = strayed.iter().map(|it| Change {
             name: it.name.clone(),
@@ -73,6 +68,31 @@ impl Consumer {
             out.notice(Notice::ForeignRef { repo: repo.clone(), name, actual });
         }
         self.pump(now, out, repo);
+    }
+
+    /// Gives a repository its HEAD and its Git settings again.
+    pub(crate) fn put_shape_back(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        (repo, shape): (&RepoName, &RepoShape),
+        next: Offset,
+    ) {
+        let Some(offset) = self.room_to_put_back(repo, next).filter(|_| self.may_set(repo)) else { return };
+        let work = Work::Repo { repo: repo.clone(), shape: Some(shape.clone()) };
+        self.take(now.at, offset, work, Source::Log);
+        if let Some(pending) = self.pending.get_mut(&offset) {
+            pending.aim = Aim::PutBack;
+        }
+        out.notice(Notice::ForeignShape { repo: repo.clone() });
+        self.pump(now, out, repo);
+    }
+
+    /// What records left has limits of its own, and may wait for just what is to be put back here.
+    fn room_to_put_back(&self, repo: &RepoName, next: Offset) -> Option<Offset> {
+        let others = self.pending.values().filter(|it| !it.is_record()).count();
+        let may = !self.is_reshaped(repo) && others < self.limits.unproved;
+        may.then(|| self.unused_below(repo, next)).flatten()
     }
 
     /// An offset to keep the work by, of a record that left none here or whose work is long done. Looked for as far

@@ -1,15 +1,18 @@
-//! What the audit asks of a partition: what happens while it compares Git with the tables, and to put refs back.
+//! What watchers ask of a partition: the audit what happens while it compares Git with the tables, and to put back what
+//! differs; others to stop.
 //!
 //! Promises that nothing is put back once the partition has stopped, or in a life of the repository that is over.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::Part;
 use crate::audit::Watch;
 use crate::consumer::Strayed;
-use crate::ids::Incarnation;
-use crate::names::{RefName, RepoName};
-use crate::port::{Now, Out};
+use crate::ids::{Incarnation, Offset};
+use crate::names::{RefName, RepoName, SiteId};
+use crate::port::{Now, Out, RepoShape};
 use crate::record::Have;
 
 impl Part {
@@ -54,6 +57,27 @@ impl Part {
         if self.stopped.is_none() && !over {
             self.consumer.put_back(now, out, (repo, life), look, self.fold.control().next);
         }
+    }
+
+    /// A repository that nothing happens to gets the HEAD and the Git settings that the table says.
+    pub(crate) fn put_shape_back(&mut self, now: Now, out: &mut Out, repo: &RepoName, shape: &RepoShape) {
+        let over = self.watch.as_ref().is_none_or(|watch| watch.is_over(repo, shape.incarnation));
+        if self.stopped.is_none() && !over {
+            self.consumer.put_shape_back(now, out, (repo, shape), self.fold.control().next);
+        }
+    }
+}
+
+/// What stops a partition from outside, until an operator decides.
+impl Part {
+    /// Two sites' folds differ at the same position: whoever notices stops.
+    pub(crate) fn differs(&mut self, out: &mut Out, site: &SiteId, at: Offset) {
+        self.stop(out, format!("the fold differs from that of {site} at offset {at}"));
+    }
+
+    /// Partition 0 says which log this is. Somebody else opened this partition first: nothing that we say counts here.
+    pub(crate) fn is_strange(&mut self, out: &mut Out) {
+        self.stop(out, String::from("it was opened as a part of another log"));
     }
 }
 

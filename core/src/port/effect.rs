@@ -207,12 +207,13 @@ pub enum GitEffect {
         /// The log is not read to its end: leave another life or HEAD alone, and make no life that was removed here.
         if_absent: bool,
     },
-    /// Sum up the refs of repositories, but for HEAD, symbolic ones and those below `refs/refrain/`.
+    /// Sum up the refs of repositories, but for HEAD, symbolic ones and those below `refs/refrain/`, and tell whether
+    /// they are in shape.
     DigestRefs {
         /// The question.
         op: Op,
-        /// The repositories.
-        repos: Vec<RepoName>,
+        /// The repositories, and what each should be.
+        repos: Vec<(RepoName, RepoShape)>,
         /// The key of [`TableKey::hash_ref`].
         key: Digest,
     },
@@ -316,6 +317,11 @@ pub enum Notice {
         name: RefName,
         /// The value found.
         actual: Option<Oid>,
+    },
+    /// HEAD or the Git settings were changed behind the daemon, and are put back.
+    ForeignShape {
+        /// Where.
+        repo: RepoName,
     },
     /// An update's objects cannot be had for now.
     Parked {

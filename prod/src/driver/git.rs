@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use refrain_core::ids::{Digest, Offset, Oid, Op, Partition};
 use refrain_core::journal::Work;
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::port::{GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet};
+use refrain_core::port::{GitEffect, GitInput, Hide, Input, PackSource, Prepared, Received, RefSet, RepoShape, Summed};
 use refrain_core::record::Have;
 use refrain_core::table::TableKey;
 use tokio::sync::mpsc;
@@ -211,11 +211,11 @@ impl GitPort {
                 GitInput::RepoEnsured { op, outcome: self.ensured(&repo, shape.as_ref(), if_absent) }
             }
             GitEffect::DigestRefs { op, repos, key } => {
-                let sum = |repo: &RepoName| {
+                let sum = |(repo, shape): &(RepoName, RepoShape)| {
                     let refs = self.refs(repo)?;
                     let mut digest = Digest(0);
                     refs.iter().for_each(|(name, value)| digest.add(TableKey::hash_ref(key, name, value)));
-                    Some((digest, refs.len() as u64))
+                    Some(Summed { refs: (digest, refs.len() as u64), in_shape: self.is_in_shape(repo, shape) })
                 };
                 GitInput::RefsDigested { op, digests: repos.iter().map(sum).collect() }
             }

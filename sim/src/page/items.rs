@@ -303,6 +303,7 @@ pub(super) fn lasts(story: &Story, struck: &Struck) -> Option<u64> {
         | Kind::RottenRow
         | Kind::DiskLost
         | Kind::ForeignRefs
+        | Kind::ForeignShape
         | Kind::Gc
         | Kind::PackdataExpired
         | Kind::ClockStep => None,

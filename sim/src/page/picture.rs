@@ -311,6 +311,7 @@ fn class_of(kind: Kind) -> &'static str {
         | Kind::TornRefs
         | Kind::ForeignLock
         | Kind::ForeignRefs
+        | Kind::ForeignShape
         | Kind::Gc => "f-disk",
         Kind::ClockStep | Kind::ClockDrift => "f-clock",
     }

@@ -5,6 +5,7 @@ use refrain_core::names::SiteId;
 use refrain_core::port::{Answer, Topic, Wish};
 
 use super::{End, Happening, World};
+use crate::fault::Kind;
 use crate::observed::Event;
 use crate::swarm::SECOND;
 
@@ -28,6 +29,7 @@ pub struct Calm {
     checks: Vec<Option<usize>>,
     /// Sites whose check push was answered with ok.
     checked: Vec<bool>,
+    strangers_were_here: bool,
     published: usize,
     quiet_since: u64,
 }
@@ -57,6 +59,8 @@ impl World {
         if lacking.is_none() {
             if !self.calm.checked.iter().all(|done| *done) {
                 self.check_sites();
+            } else if now >= self.calm.quiet_since + QUIET && self.strangers_come_again() {
+                self.calm.quiet_since = now;
             } else if now >= self.calm.quiet_since + QUIET {
                 self.refresh_views();
                 self.look_at_disks();
@@ -68,6 +72,16 @@ impl World {
             let why = lacking.or_else(|| self.unchecked()).unwrap_or_else(|| "publications go on".to_string());
             self.finish(End::NotConverged(why));
         }
+    }
+
+    /// What operators order in the calm sets every HEAD anew, so whoever changes them comes once more after that.
+    fn strangers_come_again(&mut self) -> bool {
+        let come = self.plan.strikes.iter().any(|strike| strike.kind == Kind::ForeignShape);
+        let again = come && !std::mem::replace(&mut self.calm.strangers_were_here, true);
+        if again {
+            (0..self.plan.sites.len()).for_each(|host| self.change_shape_behind(host));
+        }
+        again
     }
 
     fn begin_calm(&mut self) {

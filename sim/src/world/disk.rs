@@ -6,7 +6,7 @@ use refrain_core::ids::{Offset, Oid, Op};
 use refrain_core::names::{RepoName, SiteId};
 use refrain_core::port::{
     Edit, Ensured, GitEffect, GitInput, Hide, Input, JournalEffect, JournalInput, PackSource, Prepared, Received,
-    RefSet, RepoShape,
+    RefSet, RepoShape, Summed,
 };
 
 use super::{Happening, World};
@@ -198,7 +198,10 @@ impl World {
                 GitInput::RepoEnsured { op, outcome: self.ensure(host, &repo, shape, if_absent) }
             }
             GitEffect::DigestRefs { repos, key, .. } => {
-                let digests = repos.iter().map(|repo| self.repo(host, repo).map(|(mut repo, _)| repo.refs_sum(key)));
+                let digests = repos.iter().map(|(repo, shape)| {
+                    let (mut repo, _) = self.repo(host, repo)?;
+                    Some(Summed { refs: repo.refs_sum(key), in_shape: repo.extra.shape == *shape })
+                });
                 GitInput::RefsDigested { op, digests: digests.collect() }
             }
             GitEffect::ReadRefs { repo, after, max, .. } => {

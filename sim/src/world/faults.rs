@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::ids::Op;
-use refrain_core::names::{RefName, RepoName};
-use refrain_core::port::Edit;
+use refrain_core::names::RepoName;
 
 use super::{Happening, World};
 use crate::dice::Dice;
@@ -108,6 +107,7 @@ impl World {
                 self.hosts[host].disk.extras.values_mut().for_each(|extra| extra.locked_until = until);
             }
             Kind::ForeignRefs => self.change_refs_behind(host),
+            Kind::ForeignShape => self.change_shape_behind(host),
             Kind::Gc => self.collect_garbage(host),
             Kind::PackdataExpired => self.expire_packdata(),
             Kind::ClockStep => self.step_clock(host, (strike.dice % 7_200_000) as i64 - 3_600_000),
@@ -159,6 +159,7 @@ impl World {
             | Kind::DiskLost
             | Kind::ForeignLock
             | Kind::ForeignRefs
+            | Kind::ForeignShape
             | Kind::Gc
             | Kind::PackdataExpired
             | Kind::ClockStep
@@ -410,42 +411,6 @@ impl World {
         *self.views(host) = BTreeMap::<RepoName, RepoView>::new();
         let site = self.hosts[host].site.clone();
         self.emit(&Event::DiskLost { site });
-    }
-
-    /// Somebody with a shell runs `git update-ref`: a ref goes, comes, or moves to what another one shows.
-    fn change_refs_behind(&mut self, host: usize) {
-        let names: Vec<RepoName> = self.hosts[host].disk.extras.keys().cloned().collect();
-        if names.is_empty() {
-            return;
-        }
-        for _ in 0..self.disk_rng.range(1, 4) {
-            let repo = self.disk_rng.pick(&names).clone();
-            let Some(shown) = self.shown(host, &repo).cloned().filter(|shown| !shown.is_empty()) else { continue };
-            let (refs, values): (Vec<_>, Vec<_>) = shown.iter().map(|(name, value)| (name.clone(), *value)).unzip();
-            let stranger = RefName::parse("refs/heads/stranger").expect("a good name");
-            let dice = self.disk_rng.below(10);
-            let any = *self.disk_rng.pick(&crate::workload::NAMES[..]);
-            let any = RefName::parse(any).expect("a good name");
-            // Any of the names that people use may be in the way of another one.
-            let name = match dice {
-                0 => stranger,
-                1 | 2 => any,
-                _ => self.disk_rng.pick(&refs).clone(),
-            };
-            let new = (!(3..=5).contains(&dice)).then(|| *self.disk_rng.pick(&values));
-            let edit = Edit { old: shown.get(&name).copied(), name, new, found: false };
-            let now = self.now();
-            let Some((mut at_hand, _)) = self.repo(host, &repo) else { continue };
-            if edit.old == edit.new || at_hand.check(now, std::slice::from_ref(&edit)) != [None] {
-                continue;
-            }
-            at_hand.set(&edit);
-            self.coverage.mark("world", "foreign-ref");
-            let (name, from, to) = (edit.name, edit.old, edit.new);
-            self.note(host, [304, 0, 0], || format!("somebody sets {repo} {name} from {from:?} to {to:?}"));
-            let site = self.hosts[host].site.clone();
-            self.emit(&Event::RefSet { site, repo, name, from, to, foreign: true });
-        }
     }
 
     fn collect_garbage(&mut self, host: usize) {

@@ -34,6 +34,7 @@ impl World {
                     self.emit(&Event::Strayed { site, repo, name });
                 }
             }
+            Notice::ForeignShape { .. } => self.coverage.mark("world", "shape-put-back"),
             Notice::Stopped { partition, why } => {
                 self.coverage.mark("world", "partition-stopped");
                 self.emit(&Event::Halted { site, daemon, partition, why });

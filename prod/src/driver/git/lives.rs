@@ -76,6 +76,13 @@ impl GitPort {
         Ok(Ensured::Made)
     }
 
+    /// HEAD and the carried settings are what they should be. What cannot be read is not: making it right says why.
+    pub(super) fn is_in_shape(&self, repo: &RepoName, shape: &RepoShape) -> bool {
+        let path = self.path(repo);
+        let head = self.store(repo).and_then(|store| store.head());
+        head.is_ok_and(|head| head == shape.head.as_str()) && carried::is(&path, &shape.git).is_ok_and(|is| is)
+    }
+
     fn move_away(&self, repo: &RepoName, life: Option<u64>) -> Result<()> {
         let (from, (_, to)) = (self.path(repo), self.removed(repo, life));
         let dir = to.parent().expect("it is in a directory");
