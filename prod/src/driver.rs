@@ -30,7 +30,7 @@ use anyhow::{Context, Result, bail};
 use refrain_core::config::Config;
 use refrain_core::ids::{Offset, Partition, PushId};
 use refrain_core::names::SiteId;
-use refrain_core::port::{Answer, ClientEffect, ClientInput, Effect, Input, JournalEffect, JournalInput, Notice, Now};
+use refrain_core::port::{Answer, ClientEffect, ClientInput, Effect, Input, JournalEffect, JournalInput, Now};
 use refrain_core::rng::Rng;
 use refrain_core::site::Site;
 use tokio::sync::{mpsc, oneshot, watch};

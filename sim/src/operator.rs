@@ -226,7 +226,9 @@ fn configuration(dice: u64, replicated: bool, git_settings: bool) -> (RepoConfig
     let none = RepoConfigured::default;
     let git = |owner: &str| RepoConfigured { git: [(OWNER.to_string(), owner.to_string())].into(), ..none() };
     match dice % 6 {
-        _ if git_settings && dice / 6 % 3 == 0 => (git("ada"), git(if dice / 18 % 2 == 0 { "bob" } else { "" })),
+        _ if git_settings && (dice / 6).is_multiple_of(3) => {
+            (git("ada"), git(if (dice / 18).is_multiple_of(2) { "bob" } else { "" }))
+        }
         kind if kind < 2 || kind == 5 && !replicated => (
             RepoConfigured { read_only: Some("a freeze for the release".to_string()), ..none() },
             RepoConfigured { read_only: Some(String::new()), ..none() },

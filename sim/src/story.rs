@@ -205,6 +205,10 @@ impl Story {
                 let text = format!("somebody moves {repo} {name} behind the daemon, from {from:?} to {to:?}");
                 self.note(now, Some(site), "foreign-ref", text, Some((repo, Some(name))));
             }
+            Event::Misshaped { site, repo } => {
+                let text = format!("somebody changes HEAD or Git settings of {repo} behind the daemon");
+                self.note(now, Some(site), "foreign-shape", text, Some((repo, None)));
+            }
             Event::Emptied { site, repo, refs } => {
                 let text = format!("repository {repo} goes, with {} refs", refs.len());
                 self.note(now, Some(site), "emptied", text, Some((repo, None)));

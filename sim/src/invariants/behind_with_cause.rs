@@ -25,6 +25,8 @@ pub(super) struct BehindWithCause {
     said: BTreeMap<RepoName, Offset>,
     /// Refs that were ever changed behind the daemon: what puts them back is in no log.
     foreign: BTreeSet<(SiteId, RepoName, RefName)>,
+    /// And repositories of which HEAD or settings were.
+    misshaped: BTreeSet<(SiteId, RepoName)>,
 }
 
 impl Invariant for BehindWithCause {
@@ -41,6 +43,9 @@ impl Invariant for BehindWithCause {
             Event::Appended { partition, offset } => self.appended(seen, *partition, *offset),
             Event::RefSet { site, repo, name, foreign: true, .. } => {
                 self.foreign.insert((site.clone(), repo.clone(), name.clone()));
+            }
+            Event::Misshaped { site, repo } => {
+                self.misshaped.insert((site.clone(), repo.clone()));
             }
             Event::Answered { push } => return self.answered(seen, &seen.pushes[*push]).into_iter().collect(),
             _ => {}
@@ -93,6 +98,7 @@ impl BehindWithCause {
         self.said.get(&push.repo).is_none_or(open)
             || history.iter().any(|(offset, _)| open(offset))
             || history.last().and_then(|(_, value)| *value) != shown
+            || self.misshaped.contains(&(push.site.clone(), push.repo.clone()))
             || self.foreign.contains(&(push.site.clone(), push.repo.clone(), name.clone()))
     }
 }

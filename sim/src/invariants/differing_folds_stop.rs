@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use refrain_core::ids::{Digest, Offset, Partition};
+use refrain_core::ids::{Offset, Partition};
 use refrain_core::progress::{Mark, Report};
 
 use super::broken;
@@ -85,15 +85,13 @@ impl DifferingFoldsStop {
 /// An offset of which both tell a digest, and not the same.
 fn differ(one: &Mark, other: &Mark) -> Option<Offset> {
     let here = |mark: &Mark| mark.digest.map(|digest| (mark.next, digest));
-    let unlike = |(a, b): (Option<(Offset, Digest)>, Option<(Offset, Digest)>)| {
-        let (a, b) = a.zip(b)?;
-        (a.0 == b.0 && a.1 != b.1).then_some(a.0)
-    };
-    [(here(one), here(other)), (one.mark, other.mark)].into_iter().find_map(unlike)
+    let pairs = [here(one).zip(here(other)), one.mark.zip(other.mark)];
+    pairs.into_iter().flatten().find(|(a, b)| a.0 == b.0 && a.1 != b.1).map(|(a, _)| a.0)
 }
 
 #[cfg(test)]
 mod tests {
+    use refrain_core::ids::Digest;
     use refrain_core::names::SiteId;
 
     use super::*;

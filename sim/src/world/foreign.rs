@@ -61,6 +61,8 @@ impl World {
                 repo.view.git = repo.extra.shape.git.clone();
             }
             self.note(host, [309, 0, 0], || format!("somebody changes HEAD or settings of {name}"));
+            let site = self.hosts[host].site.clone();
+            self.emit(&Event::Misshaped { site, repo: name });
         }
     }
 }
