@@ -97,8 +97,13 @@ fn git_settings_are_carried_to_every_site_and_stay_over_a_restart() {
     set(&world, &["--git", "gitweb.owner=", "--description", "tools"]);
     everywhere("gitweb.owner", "");
     assert_eq!(daemon.terminate(), 0);
-    std::fs::remove_file(world.repo("sfo", "r").join("refrain.config")).expect("it was there");
+    let lose = || std::fs::remove_file(world.repo("sfo", "r").join("refrain.config")).expect("it was there");
+    lose();
     let _daemon = world.serve();
+    everywhere("uploadpack.allowFilter", "true");
+    // Once more, with no work left over from before the start.
+    settled(&world, "r");
+    lose();
     everywhere("uploadpack.allowFilter", "true");
     assert!(world.messages().contains("HEAD or Git settings were changed behind the daemon"));
     let shown = text(&world.refrain(&["repo", "show", "r"]).stdout);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::recover::recover;
 use super::segment::{self, HEADER_BYTES};
@@ -10,6 +11,18 @@ use super::*;
 
 fn value(text: &str) -> Arc<[u8]> {
     Arc::from(text.as_bytes())
+}
+
+/// A child that another test begins holds all locks of this process between its fork and its exec, so a log that was
+/// just closed is waited for, as `serve` does.
+fn unlocked(dir: &Path, partitions: u32) -> Result<EmbeddedLog, LogError> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match EmbeddedLog::open(dir, partitions) {
+            Err(LogError::Locked(_)) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            other => return other,
+        }
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -46,7 +59,7 @@ fn segment_file(dir: &Path) -> PathBuf {
 /// A log with three records, closed.
 fn three() -> (tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().expect("temp dir");
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 2).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 2).expect("open"));
     for text in ["one", "two", "three"] {
         append(&rt, &log, text);
     }
@@ -67,7 +80,7 @@ fn frames(bytes: &[u8]) -> Vec<usize> {
 #[test]
 fn offsets_go_on_after_a_reopen_and_readers_see_all() {
     let (dir, _) = three();
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 99).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 99).expect("open"));
     assert_eq!(log.partitions(), 2);
     assert_eq!(append(&rt, &log, "four"), 3);
     let batch = log.read("pushdata", 0, 0, 100, 1 << 20).expect("read");
@@ -84,7 +97,7 @@ fn offsets_go_on_after_a_reopen_and_readers_see_all() {
 #[test]
 fn limits_of_a_read_hold_but_one_record_always_comes() {
     let (dir, _) = three();
-    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    let log = unlocked(dir.path(), 1).expect("open");
     let read = |from, records, bytes| texts(&log.read("pushdata", 0, from, records, bytes).expect("read"));
     assert_eq!(read(0, 2, 1 << 20), ["one", "two"]);
     assert_eq!(read(0, 9, 1), ["one"]);
@@ -103,7 +116,7 @@ fn a_tail_torn_at_any_byte_of_the_last_frame_is_cut() {
         assert_eq!((found.end, found.segments[0].len), (2, starts[2] as u64), "cut at {cut}");
         assert_eq!(fs::metadata(segment_file(dir.path())).expect("stat").len(), starts[2] as u64);
     }
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 1).expect("open"));
     assert_eq!(append(&rt, &log, "again"), 2);
 }
 
@@ -184,7 +197,7 @@ fn a_flipped_bit_in_the_middle_is_refused_and_named() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
         fs::write(segment_file(dir.path()), &damaged).expect("write");
-        let error = EmbeddedLog::open(dir.path(), 1).err().expect("refused").to_string();
+        let error = unlocked(dir.path(), 1).err().expect("refused").to_string();
         let frame = if at < starts[1] { starts[0] } else { starts[1] };
         assert!(error.contains(&format!("byte {frame}")) && error.contains("00000000000000000000.log"), "{error}");
         assert_eq!(fs::read(segment_file(dir.path())).expect("read"), damaged, "nothing was changed");
@@ -195,11 +208,11 @@ fn a_flipped_bit_in_the_middle_is_refused_and_named() {
 fn garbage_behind_the_last_record_is_cut_and_a_foreign_segment_refused() {
     let (dir, bytes) = three();
     fs::write(segment_file(dir.path()), [&bytes[..], &[0; 700], b"garbage"].concat()).expect("write");
-    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    let log = unlocked(dir.path(), 1).expect("open");
     assert_eq!(log.read("pushdata", 0, 0, 9, 999).expect("read").end, 3);
     drop(log);
     fs::write(segment_file(dir.path()), [&segment::header(7, 0)[..], &bytes[HEADER_BYTES..]].concat()).expect("write");
-    let error = EmbeddedLog::open(dir.path(), 1).err().expect("refused").to_string();
+    let error = unlocked(dir.path(), 1).err().expect("refused").to_string();
     assert!(error.contains("another log"), "{error}");
 }
 
@@ -229,7 +242,7 @@ fn a_lost_sector_inside_the_last_flush_is_a_torn_tail_but_not_before_it() {
 #[test]
 fn concurrent_appends_share_flushes() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 1).expect("open"));
     let before = log.stats();
     let offsets = rt.block_on(async {
         let one = |n: usize| {
@@ -264,7 +277,7 @@ fn concurrent_appends_share_flushes() {
 #[test]
 fn sixteen_pushers_need_fewer_than_sixteen_flushes_for_sixteen_pushes() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 1).expect("open"));
     append(&rt, &log, "so that the segment is there");
     let (mut worst, mut all) = (0, 0);
     for _ in 0..20 {
@@ -295,19 +308,19 @@ fn sixteen_pushers_need_fewer_than_sixteen_flushes_for_sixteen_pushes() {
 #[test]
 fn a_second_handle_is_locked_out_until_the_first_is_gone() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    let log = unlocked(dir.path(), 1).expect("open");
     assert!(matches!(EmbeddedLog::open(dir.path(), 1), Err(LogError::Locked(_))));
     let clone = log.clone();
     drop(log);
     assert!(matches!(EmbeddedLog::open(dir.path(), 1), Err(LogError::Locked(_))));
     drop(clone);
-    EmbeddedLog::open(dir.path(), 1).expect("free");
+    unlocked(dir.path(), 1).expect("free");
 }
 
 #[test]
 fn after_a_failed_flush_the_outcome_is_unknown_and_no_more_is_taken() {
     let (dir, _) = three();
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 1).expect("open"));
     log.break_next_sync();
     let outcome = rt.block_on(log.append("pushdata", 0, b"k", value("lost?")));
     assert!(matches!(outcome, AppendOutcome::Unknown(_)), "{outcome:?}");
@@ -317,14 +330,14 @@ fn after_a_failed_flush_the_outcome_is_unknown_and_no_more_is_taken() {
         assert!(matches!(outcome, AppendOutcome::Refused(_)), "{outcome:?}");
     }
     drop(log);
-    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    let log = unlocked(dir.path(), 1).expect("open");
     assert_eq!(log.read("pushdata", 0, 3, 9, 999).expect("read").end, 4, "it did make it");
 }
 
 #[test]
 fn too_large_and_unknown_partitions_are_refused() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 1).expect("open"));
     let large: Arc<[u8]> = Arc::from(vec![0; VALUE_MAX + 1]);
     assert!(matches!(rt.block_on(log.append("pushdata", 0, b"", large)), AppendOutcome::Refused(_)));
     assert!(matches!(rt.block_on(log.append("progress", 1, b"", value(""))), AppendOutcome::Refused(_)));
@@ -335,7 +348,7 @@ fn too_large_and_unknown_partitions_are_refused() {
 #[test]
 fn wait_returns_when_the_record_is_there() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 1).expect("open"));
     rt.block_on(async {
         let waiting = log.clone();
         let waiter = tokio::spawn(async move { waiting.wait("pushdata", 0, 0).await });
@@ -350,7 +363,7 @@ fn wait_returns_when_the_record_is_there() {
 #[test]
 fn segments_roll_and_the_old_ones_are_read_from_disk() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let (rt, log) = (runtime(), EmbeddedLog::open(dir.path(), 1).expect("open"));
+    let (rt, log) = (runtime(), unlocked(dir.path(), 1).expect("open"));
     let big: Arc<[u8]> = Arc::from(vec![3; VALUE_MAX]);
     for _ in 0..35 {
         let outcome = rt.block_on(log.append("packdata", 0, b"k", big.clone()));
@@ -367,6 +380,6 @@ fn segments_roll_and_the_old_ones_are_read_from_disk() {
     drop(log);
     // A crash at the creation of the next segment leaves a file without a header.
     fs::write(dir.path().join("packdata-0").join(segment::file_name(35)), b"RFRN").expect("write");
-    let log = EmbeddedLog::open(dir.path(), 1).expect("open");
+    let log = unlocked(dir.path(), 1).expect("open");
     assert_eq!(log.read("packdata", 0, 34, 9, 9).expect("read").end, 35);
 }
