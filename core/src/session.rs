@@ -31,6 +31,15 @@ struct Foreign {
     since: Instant,
 }
 
+/// Partition 0 says which log this is: what was opened as a part of another one stops.
+fn stop_strange(out: &mut Out, parts: &mut [Part]) {
+    let Some((first, others)) = parts.split_first_mut() else { return };
+    let Some(log) = &first.fold.control().opened else { return };
+    let same = |it: &LogOpened| (it.log_id, it.partitions, &it.map) == (log.log_id, log.partitions, &log.map);
+    let is_strange = |part: &&mut Part| part.fold.control().opened.as_ref().is_some_and(|it| !same(it));
+    others.iter_mut().filter(is_strange).for_each(|part| part.is_strange(out));
+}
+
 /// The site's standing.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -97,13 +106,7 @@ impl Session {
         if self.over || self.watch_fence(out, parts) || self.differs(out, parts) || !self.is_stored {
             return;
         }
-        if let Some((first, others)) = parts.split_first_mut()
-            && let Some(log) = &first.fold.control().opened
-        {
-            let same = |it: &LogOpened| (it.log_id, it.partitions, &it.map) == (log.log_id, log.partitions, &log.map);
-            let is_strange = |part: &&mut Part| part.fold.control().opened.as_ref().is_some_and(|it| !same(it));
-            others.iter_mut().filter(is_strange).for_each(|part| part.is_strange(out));
-        }
+        stop_strange(out, parts);
         if !parts.iter().all(|part| part.caught_up || part.stopped.is_some()) {
             return;
         }
