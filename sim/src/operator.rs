@@ -29,8 +29,8 @@ pub struct Task {
     pub member: bool,
 }
 
-/// A Git setting that sites show.
-const OWNER: &str = "gitweb.owner";
+/// A Git setting that sites show, and that strangers change, too.
+pub(crate) const OWNER: &str = "gitweb.owner";
 
 impl World {
     /// Operators make the repositories at the beginning.

@@ -54,10 +54,7 @@ impl Consumer {
             haves,
             pack: None,
         };
-        self.take(now.at, offset, Work::Push(work), Source::Inline(Arc::from([])));
-        if let Some(pending) = self.pending.get_mut(&offset) {
-            pending.aim = Aim::PutBack;
-        }
+        self.take_to_put_back(now, offset, Work::Push(work), Source::Inline(Arc::from([])));
         for Strayed { name, actual, .. } in strayed {
             let work = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(&name));
             if let Some(work) = work {
@@ -80,12 +77,16 @@ impl Consumer {
     ) {
         let Some(offset) = self.room_to_put_back(repo, next).filter(|_| self.may_set(repo)) else { return };
         let work = Work::Repo { repo: repo.clone(), shape: Some(shape.clone()) };
-        self.take(now.at, offset, work, Source::Log);
+        self.take_to_put_back(now, offset, work, Source::Log);
+        out.notice(Notice::ForeignShape { repo: repo.clone() });
+        self.pump(now, out, repo);
+    }
+
+    fn take_to_put_back(&mut self, now: Now, offset: Offset, work: Work, source: Source) {
+        self.take(now.at, offset, work, source);
         if let Some(pending) = self.pending.get_mut(&offset) {
             pending.aim = Aim::PutBack;
         }
-        out.notice(Notice::ForeignShape { repo: repo.clone() });
-        self.pump(now, out, repo);
     }
 
     /// What records left has limits of its own, and may wait for just what is to be put back here.

@@ -53,18 +53,20 @@ impl Part {
         life: Incarnation,
         look: (Vec<Strayed>, Vec<Have>),
     ) {
-        let over = self.watch.as_ref().is_none_or(|watch| watch.is_over(repo, life));
-        if self.stopped.is_none() && !over {
+        if self.may_put_back(repo, life) {
             self.consumer.put_back(now, out, (repo, life), look, self.fold.control().next);
         }
     }
 
     /// A repository that nothing happens to gets the HEAD and the Git settings that the table says.
     pub(crate) fn put_shape_back(&mut self, now: Now, out: &mut Out, repo: &RepoName, shape: &RepoShape) {
-        let over = self.watch.as_ref().is_none_or(|watch| watch.is_over(repo, shape.incarnation));
-        if self.stopped.is_none() && !over {
+        if self.may_put_back(repo, shape.incarnation) {
             self.consumer.put_shape_back(now, out, (repo, shape), self.fold.control().next);
         }
+    }
+
+    fn may_put_back(&self, repo: &RepoName, life: Incarnation) -> bool {
+        self.stopped.is_none() && self.watch.as_ref().is_some_and(|watch| !watch.is_over(repo, life))
     }
 }
 

@@ -108,8 +108,10 @@ impl Show {
         })?;
         let many = TOPICS.iter().any(|(name, many)| *name == self.topic && *many);
         let count = if many { log.partitions() } else { 1 };
-        let map = map(&log)?;
-        let home = wanted.filter(|_| many).map(|name| map.partition_of(name, log.partitions()).0);
+        let home = match wanted.filter(|_| many) {
+            Some(name) => Some(map(&log)?.partition_of(name, log.partitions()).0),
+            None => None,
+        };
         if let Some(partition) = self.partition.filter(|partition| *partition >= count) {
             let why = format!("topic {} has {count} partitions, from 0; there is no partition {partition}", self.topic);
             return Err(NotFound(why).into());

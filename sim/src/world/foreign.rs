@@ -7,6 +7,7 @@ use refrain_core::settings::Settings;
 use super::World;
 use crate::dice::Dice;
 use crate::observed::Event;
+use crate::operator::OWNER;
 
 impl World {
     /// Somebody with a shell runs `git update-ref`: a ref goes, comes, or moves to what another one shows.
@@ -56,7 +57,7 @@ impl World {
                 repo.extra.shape.head = RefName::parse(head).expect("a good name");
                 repo.view.head = Some(repo.extra.shape.head.clone());
             } else {
-                let settings = [("gitweb.owner".to_string(), "stranger".to_string())].into();
+                let settings = [(OWNER.to_string(), "stranger".to_string())].into();
                 repo.extra.shape.git = if rng.percent(50) { settings } else { Settings::new() };
                 repo.view.git = repo.extra.shape.git.clone();
             }
