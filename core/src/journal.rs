@@ -58,6 +58,9 @@ pub struct PushWork {
     pub origin: SiteId,
     /// Show only what all active sites have staged.
     pub replicated: bool,
+    /// Its refs go together.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub atomic: bool,
     /// What was accepted and changes something.
     pub changes: Vec<Change>,
     /// Where the pack's walk stopped.

@@ -199,6 +199,8 @@ mutants! {
     LogUnrecognised = "log-unrecognised",
     /// A position below the log's start is taken for the start.
     LogStartJumped = "log-start-jumped",
+    /// The refs of an atomic push are set one by one.
+    AtomicSetApart = "atomic-set-apart",
     /// HEAD and Git settings that somebody changed behind the daemon are left so.
     ShapeKept = "shape-kept",
     /// Git settings that an order leaves out are taken away.

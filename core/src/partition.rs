@@ -484,6 +484,7 @@ fn accepted(
         incarnation: repo.incarnation,
         origin: record.header.site.clone(),
         replicated: repo.visibility == Visibility::Replicated,
+        atomic: push.atomic,
         changes,
         haves: push.haves.clone(),
         pack: push.pack.clone(),

@@ -273,6 +273,8 @@ pub enum RefSet {
     },
     /// It could not be tried (a lock, a name in the way).
     Failed,
+    /// Another edit that it goes together with was refused or could not be tried.
+    Withheld,
 }
 
 /// What the journal answers.

@@ -114,6 +114,8 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "log-begins-later",
             "row-rotten",
             "shape-put-back",
+            "refs-together",
+            "refs-withheld",
             "second-on-copied-state",
             "second-on-empty-disk",
         ],

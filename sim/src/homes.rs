@@ -58,6 +58,7 @@ pub fn home(mutant: Mutant) -> Scenario {
         LogUnrecognised => "faults/log-lost",
         LogStartJumped => "faults/log-lost",
         ShapeKept => "faults/foreign-refs",
+        AtomicSetApart => "mixed/together",
         SettingsForgotten => "mixed/mapped",
         MapIgnored => "mixed/mapped",
         DigestIgnored => "faults/rotten-row",

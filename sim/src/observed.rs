@@ -158,6 +158,8 @@ pub enum Event {
     Ordered { daemon: u64, order: PushId, done: Option<(Partition, Offset)> },
     /// A ref of a repository changed at a site, by the daemon (`foreign: false`) or behind its back.
     RefSet { site: SiteId, repo: RepoName, name: RefName, from: Option<Oid>, to: Option<Oid>, foreign: bool },
+    /// A daemon has tried to set refs of a repository, all that it could at once; these could not be tried.
+    RefsTried { site: SiteId, repo: RepoName, failed: Vec<RefName> },
     /// Somebody changed HEAD or Git settings of a repository behind a daemon.
     Misshaped { site: SiteId, repo: RepoName },
     /// A daemon removed a repository, or put another life in its place: these refs are gone with it.

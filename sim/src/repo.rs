@@ -192,23 +192,23 @@ impl Repo<'_> {
         let made: BTreeSet<&str> =
             edits.iter().filter(|edit| edit.new.is_some()).map(|edit| edit.name.as_str()).collect();
         let collides = |name: &RefName| name.directories().any(|dir| made.contains(dir));
+        let gone: BTreeSet<&RefName> = edits.iter().filter(|edit| edit.new.is_none()).map(|edit| &edit.name).collect();
         let blocked = |edit: &Edit| {
             self.extra.locked_until > now
                 || self.extra.stale_locks.get(&edit.name).is_some_and(|until| *until > now)
                 || (edit.new.is_some() && collides(&edit.name))
-                || (edit.new.is_some() && edit.old.is_none() && self.is_in_the_way(&edit.name))
+                || (edit.new.is_some() && edit.old.is_none() && self.is_in_the_way(&edit.name, &gone))
         };
         // Git takes all locks of a transaction or none.
         let any = edits.iter().zip(&refused).any(|(edit, refused)| refused.is_none() && blocked(edit));
         refused.into_iter().map(|refused| refused.or(any.then_some(RefSet::Failed))).collect()
     }
 
-    fn is_in_the_way(&self, name: &RefName) -> bool {
-        let refs = &self.view.refs;
-        let is_dir = refs
-            .keys()
-            .any(|other| other.as_str().strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('/')));
-        is_dir || name.directories().any(|dir| RefName::parse(dir).is_ok_and(|dir| refs.contains_key(&dir)))
+    /// A ref that stays is a directory of `name`, or lies below it.
+    fn is_in_the_way(&self, name: &RefName, gone: &BTreeSet<&RefName>) -> bool {
+        let below = |other: &RefName| other.as_str().strip_prefix(name.as_str()).is_some_and(|it| it.starts_with('/'));
+        let above = |other: &RefName| name.directories().any(|dir| dir == other.as_str());
+        self.view.refs.keys().any(|other| (below(other) || above(other)) && !gone.contains(other))
     }
 
     /// One rename of a ref transaction.
@@ -322,7 +322,7 @@ impl Repo<'_> {
     fn drop_conflicts(&mut self) {
         let names: Vec<RefName> = self.view.refs.keys().cloned().collect();
         for name in names {
-            if self.is_in_the_way(&name)
+            if self.is_in_the_way(&name, &BTreeSet::new())
                 && name.directories().all(|dir| !RefName::parse(dir).is_ok_and(|dir| self.view.refs.contains_key(&dir)))
             {
                 self.view.refs.remove(&name);
@@ -380,7 +380,13 @@ mod tests {
             let flushing = repo.begin_flush();
             repo.write(0, &[Oid([2; 20])]);
             repo.end_flush(flushing);
-            repo.set(&Edit { name: name("refs/heads/main"), old: None, new: Some(Oid([2; 20])), found: false });
+            repo.set(&Edit {
+                name: name("refs/heads/main"),
+                old: None,
+                new: Some(Oid([2; 20])),
+                found: false,
+                together: None,
+            });
             repo.extra.shape.head = name("refs/heads/new");
             repo.lose_unflushed(&mut Rng::new(seed));
             assert_eq!(repo.extra.shape, repo.extra.durable_shape);
@@ -403,6 +409,7 @@ mod tests {
             old: old.map(|n| Oid([n; 20])),
             new: Some(Oid([9; 20])),
             found: false,
+            together: None,
         };
         let edits = [edit("refs/heads/a", None), edit("refs/heads/b", Some(1))];
         assert_eq!(repo.check(0, &edits), [None, Some(RefSet::Refused { actual: None })]);

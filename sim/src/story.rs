@@ -246,6 +246,7 @@ impl Story {
             | Event::Started { .. }
             | Event::Stopped { .. }
             | Event::Judged { .. }
+            | Event::RefsTried { .. }
             | Event::Tick
             | Event::AtRest => {}
         }

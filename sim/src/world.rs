@@ -9,6 +9,7 @@ mod foreign;
 mod full;
 mod heard;
 mod marks;
+mod refs;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -190,6 +190,7 @@ mod tests {
             incarnation: Incarnation(3),
             origin,
             replicated: false,
+            atomic: false,
             changes: Vec::new(),
             haves: Vec::new(),
             pack: None,

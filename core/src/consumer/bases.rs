@@ -50,7 +50,7 @@ impl Consumer {
         let Some(entry) = self.repos.get_mut(&by.repo).filter(|it| !full && !it.asks_about(since)) else { return };
         entry.bases.insert(since);
         let (changes, haves) = ([change].into(), Vec::new());
-        let work = Work::Push(PushWork { replicated: false, changes, haves, pack: None, ..by.clone() });
+        let work = Work::Push(PushWork { replicated: false, atomic: false, changes, haves, pack: None, ..by.clone() });
         // The walk tells whether it lacks anything; the log is read only then.
         let base = Pending::new(work, State::Waiting, Source::Here(None), 0, now.at);
         self.pending.insert(since, Pending { aim: Aim::Base, ..base });

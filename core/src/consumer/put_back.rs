@@ -50,6 +50,7 @@ impl Consumer {
             incarnation,
             origin,
             replicated: false,
+            atomic: false,
             changes: changes.collect(),
             haves,
             pack: None,

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Consumer;
-use super::work::{RepoWork, Source, State};
+use super::work::{Pending, RepoWork, Source, State};
 use crate::config::RETRY_AFTER;
 use crate::ids::{Offset, Oid};
 use crate::mutant::Mutant;
@@ -29,11 +29,12 @@ impl Consumer {
             };
             if let Some((offset, new)) = found {
                 let found = work.found && !self.mutants.on(Mutant::FoundNotKept);
-                let edit = Edit { name: name.clone(), old: work.shown, new: *new, found };
+                let edit = Edit { name: name.clone(), old: work.shown, new: *new, found, together: None };
                 edits.push((edit, *offset));
             }
         }
         drop_collisions(&mut edits);
+        self.join(&mut edits);
         let release = self.releasable(entry, &edits);
         if edits.is_empty() && release.is_empty() {
             return;
@@ -45,6 +46,18 @@ impl Consumer {
         entry.kept.retain(|at| !release.contains(at));
         out.git(GitEffect::SetRefs { op, repo: repo.clone(), edits: asked, release });
         entry.setting = Some(edits);
+    }
+
+    /// The refs of an atomic push go together, so that no reader sees some of them before the others: all but those that
+    /// a later push overtook, for whatever is proved and shown, is so for a push as a whole.
+    fn join(&self, edits: &mut [(Edit, Offset)]) {
+        let mut counts: BTreeMap<Offset, usize> = BTreeMap::new();
+        edits.iter().for_each(|(_, offset)| *counts.entry(*offset).or_default() += 1);
+        let whole = |offset| self.pending.get(offset).is_some_and(Pending::goes_together);
+        for (edit, offset) in edits {
+            let joined = counts[offset] > 1 && whole(offset) && !self.mutants.on(Mutant::AtomicSetApart);
+            edit.together = joined.then_some(*offset);
+        }
     }
 
     /// Pushes that are done with, whose objects refs hold by now. Nothing else holds them as long as one is not set.
@@ -91,7 +104,12 @@ impl Consumer {
                 RefSet::Failed => {
                     self.set_again(now, repo);
                     self.hold(offset);
+                    if let Some(pending) = self.pending.get_mut(&offset) {
+                        pending.apart = true;
+                    }
                 }
+                // What kept it from being set has an answer of its own.
+                RefSet::Withheld => {}
             }
         }
         self.pump(now, out, repo);

@@ -7,6 +7,7 @@ mod line;
 mod objects;
 mod shapes;
 mod strayed;
+mod together;
 
 use alloc::vec;
 
@@ -34,7 +35,7 @@ fn push_to(life: u64, name: &str, from: Option<Oid>, new: Oid, haves: Vec<Have>)
     let changes = vec![Change { name: branch(name), from, new: Some(new) }];
     let (repo, origin) = (RepoName::parse("repo").expect("valid"), SiteId::parse("sfo").expect("valid"));
     let incarnation = Incarnation(life);
-    Work::Push(PushWork { repo, incarnation, origin, replicated: false, changes, haves, pack: None })
+    Work::Push(PushWork { repo, incarnation, origin, replicated: false, atomic: false, changes, haves, pack: None })
 }
 
 fn consumer(work: Vec<(Offset, Work)>) -> Consumer {

@@ -53,6 +53,8 @@ pub(super) struct Pending {
     pub aim: Aim,
     /// Its refs cannot be set at once, so its objects are to be held against gc by a keep ref.
     pub keep: bool,
+    /// A ref of it could not be tried, and must not hold up the others of an atomic push for as long as that lasts.
+    pub apart: bool,
 }
 
 /// What a piece of work is for. Only an accepted record's is journalled and reported: the others are found again.
@@ -101,7 +103,13 @@ impl Pending {
             after: None,
             aim: Aim::Record,
             keep: false,
+            apart: false,
         }
+    }
+
+    /// Those of its refs that are set at one time are set in one transaction.
+    pub(super) fn goes_together(&self) -> bool {
+        !self.apart && self.push().is_some_and(|push| push.atomic)
     }
 
     /// It is the work that its own record left.

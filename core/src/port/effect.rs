@@ -1,7 +1,9 @@
 //! Orders: what the core wants done outside. Each that expects an answer carries an [`Op`].
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Topic;
@@ -95,6 +97,29 @@ pub struct Edit {
     pub new: Option<Oid>,
     /// `old` was set by nobody we know: hold it by `refs/refrain/found/` first.
     pub found: bool,
+    /// Edits with the same number are made in one transaction, all or none: the refs of the atomic push at this offset.
+    pub together: Option<Offset>,
+}
+
+impl Edit {
+    /// The edits' places, transaction by transaction in the order to make them: deletions, so that `a` makes way for
+    /// `a/b`; then what goes together, the oldest push first and of each its deletions first; then the others.
+    pub fn transactions(edits: &[Self]) -> Vec<Vec<usize>> {
+        let pick = |chosen: &dyn Fn(&Self) -> bool| -> Vec<usize> {
+            (0..edits.len()).filter(|at| chosen(&edits[*at])).collect()
+        };
+        let pushes: BTreeSet<Offset> = edits.iter().filter_map(|edit| edit.together).collect();
+        let mut all = vec![pick(&|edit| edit.together.is_none() && edit.new.is_none())];
+        for push in pushes {
+            let (made, mut whole): (Vec<usize>, Vec<usize>) =
+                pick(&|edit| edit.together == Some(push)).into_iter().partition(|at| edits[*at].new.is_some());
+            whole.extend(made);
+            all.push(whole);
+        }
+        all.push(pick(&|edit| edit.together.is_none() && edit.new.is_some()));
+        all.retain(|places| !places.is_empty());
+        all
+    }
 }
 
 /// What a repository should be.
@@ -184,7 +209,7 @@ pub enum GitEffect {
         /// Refs whose shown values are here.
         haves: Vec<RefName>,
     },
-    /// Set refs: deletions in one transaction, then the others in another.
+    /// Set refs: deletions in one transaction, those that go together in one each, then the others in another.
     SetRefs {
         /// The question.
         op: Op,

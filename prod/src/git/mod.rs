@@ -135,8 +135,10 @@ pub enum SetOutcome {
     Done,
     /// The ref had neither the old nor the new value.
     Refused { actual: Option<Oid> },
-    /// The store could not do it, or another edit of the same atomic set could not be done.
+    /// The store could not do it.
     Failed(String),
+    /// Another edit of the same atomic set could not be done, so this one was not tried, or not to its end.
+    Withheld,
 }
 
 /// The oldest Git that has `proc-receive` as it is relied on here.

@@ -152,7 +152,8 @@ impl Refs<'_> {
         Ok(())
     }
 
-    /// Compares and sets. Deletions go first, in a transaction of their own, so that `a` can make way for `a/b`.
+    /// Compares and sets. Deletions go first, so that `a` can make way for `a/b`: in a transaction of their own, unless
+    /// the set is atomic and needs no such way.
     pub fn set(&self, edits: &[RefEdit], atomic: bool) -> Vec<SetOutcome> {
         let mut outcomes: Vec<Option<SetOutcome>> = vec![None; edits.len()];
         if atomic {
@@ -161,30 +162,26 @@ impl Refs<'_> {
                 *outcome = self.precheck(edit).err();
             }
         }
-        let mut spoilt = spoiler(edits, &outcomes);
-        for deletions in [true, false] {
-            let chosen: Vec<usize> = (0..edits.len()).filter(|i| edits[*i].new.is_none() == deletions).collect();
-            if atomic && spoilt.is_some() {
-                break;
+        let (gone, made): (Vec<usize>, Vec<usize>) = (0..edits.len()).partition(|index| edits[*index].new.is_none());
+        let in_one = atomic && !make_way(edits);
+        let transactions = if in_one { vec![[gone, made].concat()] } else { vec![gone, made] };
+        for chosen in transactions {
+            if !(atomic && outcomes.iter().any(is_spoilt)) {
+                self.transact(edits, &chosen, atomic, &mut outcomes);
             }
-            self.transact(edits, &chosen, atomic, &mut outcomes);
-            spoilt = spoiler(edits, &outcomes);
         }
-        let untried = || {
-            let name = spoilt.as_deref().unwrap_or("another ref");
-            SetOutcome::Failed(format!("not tried: {name}, which belongs to the same atomic set, could not be set"))
-        };
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(untried)).collect()
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(SetOutcome::Withheld)).collect()
     }
 
     fn transact(&self, edits: &[RefEdit], chosen: &[usize], atomic: bool, outcomes: &mut [Option<SetOutcome>]) {
-        let mut held = Vec::new();
+        let (mut gone, mut made, mut done) = (Vec::new(), Vec::new(), Vec::new());
         // One wait for all: a predecessor may have died with hundreds of locks.
         let deadline = Instant::now() + REF_LOCK_WAIT;
         for index in chosen {
             match self.lock_and_check(&edits[*index], deadline) {
-                Ok(Some(ready)) => held.push((*index, ready)),
-                Ok(None) => outcomes[*index] = Some(SetOutcome::Done),
+                Ok(Some(ready)) if ready.edit.new.is_none() => gone.push((*index, ready)),
+                Ok(Some(ready)) => made.push((*index, ready)),
+                Ok(None) => done.push(*index),
                 Err(outcome) => {
                     outcomes[*index] = Some(outcome);
                     if atomic {
@@ -193,16 +190,19 @@ impl Refs<'_> {
                 }
             }
         }
-        if held.first().is_some_and(|(_, h)| h.edit.new.is_none()) {
-            let result = self.remove(held.iter().map(|(_, h)| h.edit.name.as_str()).collect());
-            for (index, ready) in held {
+        done.into_iter().for_each(|index| outcomes[index] = Some(SetOutcome::Done));
+        if !gone.is_empty() {
+            let result = self.remove(gone.iter().map(|(_, h)| h.edit.name.as_str()).collect());
+            for (index, ready) in gone {
                 outcomes[index] = Some(result.clone().map_or_else(SetOutcome::Failed, |()| SetOutcome::Done));
                 drop(ready.lock);
                 remove_empty_parents(self.git_dir, &self.git_dir.join(&ready.edit.name));
             }
-            return;
+            if atomic && result.is_err() {
+                return;
+            }
         }
-        for (index, ready) in held {
+        for (index, ready) in made {
             let name = &ready.edit.name;
             let result = ready.lock.commit(|lock| self.rename_into_place(lock, &self.git_dir.join(name)));
             let failed = |e| SetOutcome::Failed(format!("{name} could not be put in place: {e}"));
@@ -359,10 +359,16 @@ impl Refs<'_> {
     }
 }
 
-/// The first ref of the set that could not be done.
-fn spoiler(edits: &[RefEdit], outcomes: &[Option<SetOutcome>]) -> Option<String> {
-    let failed = |o: &Option<SetOutcome>| matches!(o, Some(SetOutcome::Refused { .. } | SetOutcome::Failed(_)));
-    edits.iter().zip(outcomes).find(|(_, o)| failed(o)).map(|(e, _)| e.name.clone())
+fn is_spoilt(outcome: &Option<SetOutcome>) -> bool {
+    matches!(outcome, Some(SetOutcome::Refused { .. } | SetOutcome::Failed(_)))
+}
+
+/// A deletion of the set must be done before another edit of it can take its name.
+fn make_way(edits: &[RefEdit]) -> bool {
+    let below = |dir: &str, name: &str| name.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    let made = || edits.iter().filter(|edit| edit.new.is_some());
+    let in_the_way = |gone: &str| made().any(|edit| below(gone, &edit.name) || below(&edit.name, gone));
+    edits.iter().filter(|edit| edit.new.is_none()).any(|edit| in_the_way(&edit.name))
 }
 
 /// The last barrier before a name becomes a path; callers have parsed it long before.

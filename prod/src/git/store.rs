@@ -214,8 +214,8 @@ impl Store {
         self.objects().is_ok_and(|objects| objects.header(oid).is_some())
     }
 
-    /// Compares and sets each ref; see [`SetOutcome`]. With `atomic`, all or none, except that deletions are already
-    /// done when a creation after them fails for a reason that could not be seen before.
+    /// Compares and sets each ref; see [`SetOutcome`]. With `atomic`, all or none, except that what was done stays done
+    /// when the disk fails after all locks were taken, or when a name that a deletion made way for cannot be locked.
     pub fn set_refs(&self, edits: &[RefEdit], atomic: bool) -> Vec<SetOutcome> {
         Refs { git_dir: &self.path }.set(edits, atomic)
     }

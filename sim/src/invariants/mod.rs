@@ -7,6 +7,7 @@ mod acknowledged_survives;
 mod aggregated_after_all;
 mod aggregated_once;
 mod at_rest;
+mod atomic_in_one;
 mod behind_with_cause;
 mod differing_folds_stop;
 mod every_push_answered;
@@ -88,6 +89,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(prompt_at_rest::PromptAtRest),
         Box::<joiner_not_ready::JoinerNotReady>::default(),
         Box::<strangers_undone::StrangersUndone>::default(),
+        Box::<atomic_in_one::AtomicInOne>::default(),
         Box::new(at_rest::AtRest),
     ]
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use refrain_core::ids::{Offset, Oid, Op};
 use refrain_core::names::{RepoName, SiteId};
 use refrain_core::port::{
-    Edit, Ensured, GitEffect, GitInput, Hide, Input, JournalEffect, JournalInput, PackSource, Prepared, Received,
-    RefSet, RepoShape, Summed,
+    Ensured, GitEffect, GitInput, Hide, Input, JournalEffect, JournalInput, PackSource, Prepared, Received, RepoShape,
+    Summed,
 };
 
 use super::{Happening, World};
@@ -188,7 +188,7 @@ impl World {
                 GitInput::Done { op, ok }
             }
             GitEffect::SetRefs { repo, edits, release, .. } => {
-                let results = self.set_refs(daemon, &repo, &edits);
+                let results = self.set_refs(host, &repo, &edits, &vec![true; edits.len()]);
                 if let Some((repo, _)) = self.repo(host, &repo) {
                     release.iter().for_each(|offset| drop(repo.extra.keeps.remove(offset)));
                 }
@@ -295,41 +295,6 @@ impl World {
         true
     }
 
-    /// Deletions in one transaction, then the others.
-    pub(super) fn set_refs(&mut self, daemon: u64, repo: &RepoName, edits: &[Edit]) -> Vec<RefSet> {
-        let host = self.daemons[daemon as usize].host;
-        let now = self.now();
-        let mut results: Vec<RefSet> = edits.iter().map(|_| RefSet::Failed).collect();
-        for deletions in [true, false] {
-            let places: Vec<usize> = (0..edits.len()).filter(|at| edits[*at].new.is_none() == deletions).collect();
-            let part: Vec<Edit> = places.iter().map(|at| edits[*at].clone()).collect();
-            let Some((at_hand, _)) = self.repo(host, repo) else { return results };
-            let obstacles = at_hand.check(now, &part);
-            for ((place, edit), obstacle) in places.into_iter().zip(part).zip(obstacles) {
-                results[place] = match obstacle {
-                    Some(obstacle) => obstacle,
-                    None => {
-                        self.set_ref(host, repo, &edit);
-                        RefSet::Done
-                    }
-                };
-            }
-        }
-        results
-    }
-
-    fn set_ref(&mut self, host: usize, repo: &RepoName, edit: &Edit) {
-        let Some((mut at_hand, _)) = self.repo(host, repo) else { return };
-        at_hand.set(edit);
-        if !self.hosts[host].shadow && edit.old != edit.new {
-            let site = self.hosts[host].site.clone();
-            let (name, from, to) = (edit.name.clone(), edit.old, edit.new);
-            let view = self.observed.sites.get_mut(&site).expect("known");
-            view.found.entry(repo.clone()).or_default().extend(from.filter(|_| edit.found));
-            self.emit(&Event::RefSet { site, repo: repo.clone(), name, from, to, foreign: false });
-        }
-    }
-
     /// What prod does, too: before the log's end (`if_absent`) nothing that may be newer is touched, or made again.
     pub(super) fn ensure(
         &mut self,
@@ -434,30 +399,6 @@ impl World {
         if let Some((mut repo, _)) = self.repo(host, repo) {
             repo.write(now, &some);
             self.coverage.mark("world", "torn-receive");
-        }
-    }
-
-    /// A ref transaction is a sequence of renames: some happened, and locks may be left.
-    fn tear_refs(&mut self, host: usize, repo: &RepoName, edits: &[Edit]) {
-        let now = self.now();
-        let mut order: Vec<Edit> = edits.iter().filter(|edit| edit.new.is_none()).cloned().collect();
-        order.extend(edits.iter().filter(|edit| edit.new.is_some()).cloned());
-        let done = self.disk_rng.below(order.len() as u64 + 1) as usize;
-        if done > 0 && done < order.len() {
-            self.coverage.mark("world", "torn-refs");
-        }
-        for edit in &order[..done] {
-            let Some((at_hand, _)) = self.repo(host, repo) else { return };
-            if at_hand.check(now, std::slice::from_ref(edit)) == [None] {
-                self.set_ref(host, repo, edit);
-            }
-        }
-        let left: Vec<Edit> = order[done..].iter().filter(|_| self.disk_rng.percent(50)).cloned().collect();
-        if let Some((at_hand, _)) = self.repo(host, repo)
-            && !left.is_empty()
-        {
-            at_hand.extra.stale_locks.extend(left.into_iter().map(|edit| (edit.name, u64::MAX)));
-            self.coverage.mark("world", "lock-left");
         }
     }
 

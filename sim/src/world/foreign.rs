@@ -31,7 +31,7 @@ impl World {
                 _ => self.disk_rng.pick(&refs).clone(),
             };
             let new = (!(3..=5).contains(&dice)).then(|| *self.disk_rng.pick(&values));
-            let edit = Edit { old: shown.get(&name).copied(), name, new, found: false };
+            let edit = Edit { old: shown.get(&name).copied(), name, new, found: false, together: None };
             let now = self.now();
             let Some((mut at_hand, _)) = self.repo(host, &repo) else { continue };
             if edit.old == edit.new || at_hand.check(now, std::slice::from_ref(&edit)) != [None] {

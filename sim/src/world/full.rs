@@ -3,7 +3,7 @@
 //! What is there stays; reads work. Every answer is one that production gives when a write fails there.
 
 use refrain_core::ids::Op;
-use refrain_core::port::{Edit, Ensured, GitEffect, GitInput, Prepared, Received, RefSet};
+use refrain_core::port::{Ensured, GitEffect, GitInput, Prepared, Received};
 
 use super::World;
 use crate::dice::Dice;
@@ -51,10 +51,7 @@ impl World {
             }
             GitEffect::SetRefs { repo, edits, release, .. } => {
                 let fits: Vec<bool> = edits.iter().map(|_| self.disk_rng.percent(30)).collect();
-                let some = edits.iter().zip(&fits).filter(|(_, fits)| **fits).map(|(edit, _)| edit.clone());
-                let mut set = self.set_refs(daemon, repo, &some.collect::<Vec<Edit>>()).into_iter();
-                let mut next = |fits: bool| if fits { set.next().expect("one an edit") } else { RefSet::Failed };
-                let results = fits.into_iter().map(&mut next).collect();
+                let results = self.set_refs(host, repo, edits, &fits);
                 let held = if self.repo(host, repo).is_some() { release.clone() } else { Vec::new() };
                 GitInput::RefsSet { op, results, held }
             }

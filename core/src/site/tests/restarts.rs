@@ -44,6 +44,7 @@ fn a_report_that_names_not_all_exceptions_has_no_digest() {
             incarnation: crate::ids::Incarnation(1),
             origin: ams.clone(),
             replicated: false,
+            atomic: false,
             changes: vec![change],
             haves: vec![],
             pack: None,

@@ -16,19 +16,25 @@ impl GitPort {
     pub(super) fn set_refs(&self, repo: &RepoName, edits: &[Edit]) -> Result<Vec<RefSet>> {
         let store = self.store(repo)?;
         // First: once its ref has moved, nothing else holds what a stranger put there.
-        let lost: Vec<Option<SetOutcome>> = edits.iter().map(|edit| keep_found(&store, edit).err()).collect();
-        let sound = || edits.iter().zip(&lost).filter(|(_, lost)| lost.is_none()).map(|(edit, _)| edit);
-        let asked: Vec<RefEdit> =
-            sound().map(|edit| RefEdit { name: edit.name.to_string(), old: edit.old, new: edit.new }).collect();
-        let mut set = store.set_refs(&asked, false).into_iter();
-        let results =
-            lost.iter().map(|lost| lost.clone().unwrap_or_else(|| set.next().expect("each that was asked has one")));
-        let results: Vec<SetOutcome> = results.collect();
+        let mut results: Vec<Option<SetOutcome>> = edits.iter().map(|edit| keep_found(&store, edit).err()).collect();
+        for places in Edit::transactions(edits) {
+            let (lost, sound): (Vec<usize>, Vec<usize>) = places.iter().partition(|at| results[**at].is_some());
+            let together = edits[places[0]].together.is_some();
+            let set = if together && !lost.is_empty() {
+                vec![SetOutcome::Withheld; sound.len()]
+            } else {
+                let of = |edit: &Edit| RefEdit { name: edit.name.to_string(), old: edit.old, new: edit.new };
+                let asked: Vec<RefEdit> = sound.iter().map(|at| of(&edits[*at])).collect();
+                store.set_refs(&asked, together)
+            };
+            sound.into_iter().zip(set).for_each(|(at, outcome)| results[at] = Some(outcome));
+        }
         let mut failed = Vec::new();
         let mut answers = Vec::new();
         for (result, edit) in results.into_iter().zip(edits) {
-            answers.push(match result {
+            answers.push(match result.expect("each edit is in one transaction") {
                 SetOutcome::Done => RefSet::Done,
+                SetOutcome::Withheld => RefSet::Withheld,
                 SetOutcome::Refused { actual } => RefSet::Refused { actual },
                 SetOutcome::Failed(why) => {
                     failed.push((edit, why));

@@ -70,7 +70,7 @@ fn oid(digit: u8) -> Oid {
 }
 
 fn edit(name: &str, old: Option<Oid>, new: Option<Oid>, found: bool) -> Edit {
-    Edit { name: RefName::parse(name).expect("a name"), old, new, found }
+    Edit { name: RefName::parse(name).expect("a name"), old, new, found, together: None }
 }
 
 #[test]
@@ -94,6 +94,35 @@ fn a_strangers_value_that_cannot_be_kept_is_not_taken_away() {
         [edit("refs/heads/a", Some(oid(8)), Some(oid(1)), false), edit("refs/heads/c", None, Some(oid(3)), false)];
     assert_eq!(world.set(&again), [RefSet::Done, RefSet::Done]);
     assert_eq!(world.set(&edits[..1]), [RefSet::Done]);
+}
+
+#[test]
+fn refs_that_go_together_are_set_all_or_none_and_hold_up_no_other() {
+    let world = World::new();
+    world.put("refs/heads/old", oid(1));
+    let together = |edit: Edit| Edit { together: Some(Offset(7)), ..edit };
+    let edits = [
+        edit("refs/heads/alone", None, Some(oid(3)), false),
+        together(edit("refs/heads/a", None, Some(oid(2)), false)),
+        together(edit("refs/heads/b", None, Some(oid(2)), false)),
+        together(edit("refs/heads/old", Some(oid(1)), None, false)),
+    ];
+    let store = world.store();
+    let lock = world.lock("refs/heads/b");
+    assert_eq!(world.set(&edits), [RefSet::Done, RefSet::Withheld, RefSet::Failed, RefSet::Withheld]);
+    assert_eq!(store.refs().expect("readable").into_values().collect::<Vec<_>>(), [oid(3), oid(1)]);
+    std::fs::remove_file(lock).expect("removed");
+    world.put("refs/heads/b", oid(9));
+    let refused = RefSet::Refused { actual: Some(oid(9)) };
+    assert_eq!(world.set(&edits), [RefSet::Done, RefSet::Withheld, refused, RefSet::Withheld]);
+    // A stranger's value that cannot be kept.
+    let lock = world.lock(&found_name(&oid(9)));
+    let theirs = Edit { old: Some(oid(9)), found: true, ..edits[2].clone() };
+    let edits = [edits[1].clone(), theirs, edits[3].clone()];
+    assert_eq!(world.set(&edits), [RefSet::Withheld, RefSet::Failed, RefSet::Withheld]);
+    std::fs::remove_file(lock).expect("removed");
+    assert_eq!(world.set(&edits), [RefSet::Done, RefSet::Done, RefSet::Done]);
+    assert_eq!(store.refs().expect("readable").into_values().collect::<Vec<_>>(), [oid(2), oid(3), oid(2)]);
 }
 
 #[test]

@@ -77,11 +77,32 @@ fn an_atomic_set_does_all_or_nothing_and_a_plain_one_what_it_can() {
         [edit("refs/heads/gone", Some(a), None), edit(MAIN, Some(b), Some(c)), edit("refs/heads/new", None, Some(c))];
     let outcomes = store.set_refs(&edits, true);
     assert_eq!(outcomes[1], SetOutcome::Refused { actual: Some(a) });
-    assert!(matches!(&outcomes[2], SetOutcome::Failed(why) if why.contains(MAIN)), "{outcomes:?}");
-    assert!(matches!(&outcomes[0], SetOutcome::Failed(_)));
+    assert_eq!([&outcomes[0], &outcomes[2]], [&SetOutcome::Withheld; 2]);
     assert_eq!(store.refs().expect("refs").len(), 2);
     let outcomes = store.set_refs(&edits, false);
     assert_eq!(outcomes, [SetOutcome::Done, SetOutcome::Refused { actual: Some(a) }, SetOutcome::Done]);
+}
+
+#[test]
+fn an_atomic_set_with_deletions_waits_for_every_lock_before_it_changes_anything() {
+    let mut world = World::new();
+    let store = world.store("one.git");
+    let [a, b, _] = three_commits(&mut world, store.path());
+    let (gone, new) = ("refs/heads/gone", "refs/heads/new");
+    assert_eq!(store.set_refs(&[edit(gone, None, Some(a))], true), [SetOutcome::Done]);
+    let edits = [edit(gone, Some(a), None), edit(new, None, Some(b))];
+    let lock = store.path().join("refs/heads/new.lock");
+    std::fs::write(&lock, b"").expect("lock");
+    let outcomes = store.set_refs(&edits, true);
+    assert!(matches!(&outcomes[..], [SetOutcome::Withheld, SetOutcome::Failed(_)]), "{outcomes:?}");
+    assert_eq!(store.read_ref(gone).expect("read"), Some(a), "one transaction: nothing is deleted before");
+    assert!(!store.path().join("refs/heads/gone.lock").exists());
+    std::fs::remove_file(lock).expect("removed");
+    assert_eq!(store.set_refs(&edits, true), [SetOutcome::Done, SetOutcome::Done]);
+    // Where the deletion makes way, it cannot be in the same transaction.
+    let below = [edit(new, Some(b), None), edit("refs/heads/new/below", None, Some(a))];
+    assert_eq!(store.set_refs(&below, true), [SetOutcome::Done, SetOutcome::Done]);
+    assert_eq!(store.refs().expect("refs").into_keys().collect::<Vec<_>>(), ["refs/heads/new/below"]);
 }
 
 #[test]
