@@ -164,6 +164,8 @@ pub const EXCEPTIONS_MAX: usize = 64;
 pub const PUBLISHED_MAX: usize = 64;
 /// Values offered to the walk that cuts a pack, from the repository's most recently set refs.
 pub const RECENT_REFS_MAX: usize = 24;
+/// Atomic pushes whose refs are set together in one order; where more are to be set at once, none is.
+pub const TOGETHER_MAX: usize = 16;
 /// Table entries that the fold reads ahead for the records that wait, some 5 MB with their keys. A record that needs
 /// more is read for by itself: at most 4,000 updates x 62 ([`crate::names::REF_COMPONENTS_MAX`]) = 248,000.
 pub const KEYS_AHEAD: usize = 16_384;

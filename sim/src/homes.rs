@@ -108,6 +108,7 @@ pub fn needs(mutant: Mutant) -> &'static [&'static str] {
         Mutant::ForeignUnheardElsewhere => &["second-daemon"],
         Mutant::UnchangedExcusesChanged => &["partition"],
         Mutant::ShapeKept => &["foreign-shape"],
+        Mutant::AtomicSetApart => &["foreign-refs", "foreign-lock", "disk-full", "crash"],
         Mutant::SettingsForgotten => &["git-settings"],
         Mutant::MapIgnored => &["map"],
         Mutant::DigestIgnored => &["rotten-row"],

@@ -53,8 +53,6 @@ pub(super) struct Pending {
     pub aim: Aim,
     /// Its refs cannot be set at once, so its objects are to be held against gc by a keep ref.
     pub keep: bool,
-    /// A ref of it could not be tried, and must not hold up the others of an atomic push for as long as that lasts.
-    pub apart: bool,
 }
 
 /// What a piece of work is for. Only an accepted record's is journalled and reported: the others are found again.
@@ -103,13 +101,7 @@ impl Pending {
             after: None,
             aim: Aim::Record,
             keep: false,
-            apart: false,
         }
-    }
-
-    /// Those of its refs that are set at one time are set in one transaction.
-    pub(super) fn goes_together(&self) -> bool {
-        !self.apart && self.push().is_some_and(|push| push.atomic)
     }
 
     /// It is the work that its own record left.
@@ -241,10 +233,12 @@ pub(super) struct RefWork {
     /// The newest value folded before the log's end was reached. Git may already show it, or any before it, with or
     /// without objects: a crash left it so. Nothing older is set, and what is shown proves nothing, until it is done.
     pub unsure: Option<Offset>,
+    /// At the last try it could not be tried: it holds up no other ref of an atomic push.
+    pub failed: bool,
 }
 
 impl RefWork {
     pub(super) fn new(shown: Option<Oid>) -> Self {
-        Self { shown, values: Vec::new(), found: false, unsure: None }
+        Self { shown, values: Vec::new(), found: false, unsure: None, failed: false }
     }
 }

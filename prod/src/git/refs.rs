@@ -152,8 +152,8 @@ impl Refs<'_> {
         Ok(())
     }
 
-    /// Compares and sets. Deletions go first, so that `a` can make way for `a/b`: in a transaction of their own, unless
-    /// the set is atomic and needs no such way.
+    /// Compares and sets. Deletions go first, so that `a` can make way for `a/b`: in a transaction of their own, or, if the
+    /// set is atomic, with all that they need not make way for.
     pub fn set(&self, edits: &[RefEdit], atomic: bool) -> Vec<SetOutcome> {
         let mut outcomes: Vec<Option<SetOutcome>> = vec![None; edits.len()];
         if atomic {
@@ -162,10 +162,10 @@ impl Refs<'_> {
                 *outcome = self.precheck(edit).err();
             }
         }
-        let (gone, made): (Vec<usize>, Vec<usize>) = (0..edits.len()).partition(|index| edits[*index].new.is_none());
-        let in_one = atomic && !make_way(edits);
-        let transactions = if in_one { vec![[gone, made].concat()] } else { vec![gone, made] };
-        for chosen in transactions {
+        // What is made where something goes cannot be locked before that is gone.
+        let later = |edit: &RefEdit| edit.new.is_some() && (!atomic || is_made_way_for(edit, edits));
+        let (first, last): (Vec<usize>, Vec<usize>) = (0..edits.len()).partition(|index| !later(&edits[*index]));
+        for chosen in [first, last] {
             if !(atomic && outcomes.iter().any(is_spoilt)) {
                 self.transact(edits, &chosen, atomic, &mut outcomes);
             }
@@ -249,6 +249,9 @@ impl Refs<'_> {
         if edit.old.is_none() {
             self.check_neighbours(&edit.name).map_err(SetOutcome::Failed)?;
         }
+        if edit.new.is_some() {
+            self.clear_directory(&edit.name).map_err(SetOutcome::Failed)?;
+        }
         Ok(Some(Held { edit, lock }))
     }
 
@@ -267,6 +270,16 @@ impl Refs<'_> {
             Some((found, _)) => Err(format!("{name} cannot exist beside {found}")),
             None => Ok(()),
         }
+    }
+
+    /// Directories of deleted refs stay behind and may be empty all the way down. What is not, is found before any ref of
+    /// the transaction moves.
+    fn clear_directory(&self, name: &str) -> Result<(), String> {
+        let path = self.git_dir.join(name);
+        if path.is_dir() {
+            remove_empty_below(&path);
+        }
+        if path.is_dir() { Err(format!("{name} cannot exist beside what is in {}/", path.display())) } else { Ok(()) }
     }
 
     /// Removes refs whose locks are held. The packed-refs lock is taken even when none of them is packed: a `git
@@ -363,12 +376,11 @@ fn is_spoilt(outcome: &Option<SetOutcome>) -> bool {
     matches!(outcome, Some(SetOutcome::Refused { .. } | SetOutcome::Failed(_)))
 }
 
-/// A deletion of the set must be done before another edit of it can take its name.
-fn make_way(edits: &[RefEdit]) -> bool {
+/// A deletion of the set must be done before this edit of it can take its name.
+fn is_made_way_for(edit: &RefEdit, edits: &[RefEdit]) -> bool {
     let below = |dir: &str, name: &str| name.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
-    let made = || edits.iter().filter(|edit| edit.new.is_some());
-    let in_the_way = |gone: &str| made().any(|edit| below(gone, &edit.name) || below(&edit.name, gone));
-    edits.iter().filter(|edit| edit.new.is_none()).any(|edit| in_the_way(&edit.name))
+    let mut gone = edits.iter().filter(|it| it.new.is_none());
+    gone.any(|it| below(&it.name, &edit.name) || below(&edit.name, &it.name))
 }
 
 /// The last barrier before a name becomes a path; callers have parsed it long before.

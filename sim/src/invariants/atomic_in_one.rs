@@ -1,6 +1,7 @@
 //! The refs of an atomic push are set together, or none of them: a site shows one that it has just set only with the
 //! others, unless a later push was accepted to one of those, or a ref of it could not be tried before (a lock, a name in
-//! its way, a full disk) or was changed behind the daemon. A crash may tear what is under way.
+//! its way, a full disk). A crash may tear what is under way; what somebody changes after a push was shown as a whole is
+//! put back as it comes.
 //!
 //! Catches refs that are set one by one while one of them is refused.
 
@@ -26,8 +27,10 @@ pub(super) struct AtomicInOne {
     pushes: BTreeMap<(RepoName, Offset), Set>,
     /// Refs that a daemon set in what it does just now.
     setting: BTreeSet<Place>,
-    /// Refs that could not be tried, or that somebody changed, and that no daemon has set since.
-    excused: BTreeSet<Place>,
+    /// Refs that could not be tried and were not set since.
+    failed: BTreeSet<Place>,
+    /// Pushes that a site has shown as a whole.
+    whole: BTreeSet<(SiteId, RepoName, Offset)>,
 }
 
 impl Invariant for AtomicInOne {
@@ -55,15 +58,17 @@ impl Invariant for AtomicInOne {
                     self.pushes.insert((repo.clone(), *offset), set);
                 }
             }
-            Event::RefSet { site, repo, name, foreign, .. } => {
-                let to = if *foreign { &mut self.excused } else { &mut self.setting };
-                to.insert((site.clone(), repo.clone(), name.clone()));
+            Event::RefSet { site, repo, name, from, foreign: true, .. } => {
+                self.changed(seen, site, repo, (name, *from))
+            }
+            Event::RefSet { site, repo, name, .. } => {
+                self.setting.insert((site.clone(), repo.clone(), name.clone()));
             }
             Event::RefsTried { site, repo, failed } => {
                 let set = std::mem::take(&mut self.setting);
                 let found = set.iter().filter_map(|place| self.look(seen, place)).collect();
-                self.excused.retain(|place| !set.contains(place));
-                self.excused.extend(failed.iter().map(|name| (site.clone(), repo.clone(), name.clone())));
+                self.failed.retain(|place| !set.contains(place));
+                self.failed.extend(failed.iter().map(|name| (site.clone(), repo.clone(), name.clone())));
                 return found;
             }
             // What it tore nobody has tried to the end.
@@ -75,24 +80,50 @@ impl Invariant for AtomicInOne {
 }
 
 impl AtomicInOne {
+    /// Before somebody changes a ref from `before`: what is whole by then was shown so.
+    fn changed(&mut self, seen: &Observed, site: &SiteId, repo: &RepoName, before: (&RefName, Option<Oid>)) {
+        let of_repo = (repo.clone(), Offset(0))..=(repo.clone(), Offset(u64::MAX));
+        let whole = self.pushes.range(of_repo).filter(|(_, set)| set.iter().any(|(name, _)| name == before.0));
+        let whole = whole.filter(|((_, at), set)| missing(seen, site, repo, *at, set, Some(before)).is_none());
+        self.whole.extend(whole.map(|((_, at), _)| (site.clone(), repo.clone(), *at)));
+    }
+
     fn look(&self, seen: &Observed, place: &Place) -> Option<Violation> {
         let (site, repo, name) = place;
-        let shown = |name: &RefName| seen.sites.get(site)?.repos.get(repo)?.refs.get(name).copied();
-        let value = shown(name);
-        let lacks = |offset: &Offset| {
-            let push = self.pushes.get(&(repo.clone(), *offset))?;
-            let excused = |(name, _): &(RefName, _)| self.excused.contains(&(site.clone(), repo.clone(), name.clone()));
-            let overtaken = |name| seen.naive.history(repo, name).last().is_some_and(|(at, _)| at > offset);
-            let missing = push.iter().find(|(other, value)| shown(other) != *value && !overtaken(other));
-            missing.filter(|_| !push.iter().any(excused))
+        let value = shown(seen, site, repo, name);
+        let lacks = |offset: Offset| {
+            let push = self.pushes.get(&(repo.clone(), offset))?;
+            let failed = |(name, _): &(RefName, _)| self.failed.contains(&(site.clone(), repo.clone(), name.clone()));
+            let excused = push.iter().any(failed) || self.whole.contains(&(site.clone(), repo.clone(), offset));
+            missing(seen, site, repo, offset, push, None).filter(|_| !excused)
         };
         // If the value was accepted more than once, the site may mean any of them.
-        let meant = seen.naive.history(repo, name).iter().filter(|(_, it)| *it == value).map(|(at, _)| at);
+        let meant = seen.naive.history(repo, name).iter().filter(|(_, it)| *it == value).map(|(at, _)| *at);
         let lacking: Option<Vec<_>> = meant.map(|at| lacks(at).map(|it| (at, it))).collect();
         let (offset, (other, wanted)) = *lacking?.last()?;
         let what = format!("{site} set {repo} {name} to {}, which the atomic push at {offset}", short(value));
         Some(broken(NAME, format!("{what} set together with {other} to {}", short(*wanted))))
     }
+}
+
+fn shown(seen: &Observed, site: &SiteId, repo: &RepoName, name: &RefName) -> Option<Oid> {
+    seen.sites.get(site)?.repos.get(repo)?.refs.get(name).copied()
+}
+
+/// A ref of the atomic push at `offset` that a site does not show as that push set it, though no later one was accepted
+/// to it; or did not show, while one ref was as `before` says.
+fn missing<'a>(
+    seen: &Observed,
+    site: &SiteId,
+    repo: &RepoName,
+    offset: Offset,
+    set: &'a Set,
+    before: Option<(&RefName, Option<Oid>)>,
+) -> Option<&'a (RefName, Option<Oid>)> {
+    let was = |name: &RefName| before.filter(|(changed, _)| *changed == name).map(|(_, value)| value);
+    let overtaken = |name: &RefName| seen.naive.history(repo, name).last().is_some_and(|(at, _)| *at > offset);
+    set.iter()
+        .find(|(name, value)| was(name).unwrap_or_else(|| shown(seen, site, repo, name)) != *value && !overtaken(name))
 }
 
 #[cfg(test)]
@@ -160,11 +191,29 @@ mod tests {
         assert_eq!(run(&mut check, &world, &[later, a.clone(), tried(&a, &[])]), []);
     }
 
+    /// Somebody changes `name` behind `ams`.
+    fn theirs(world: &mut World, name: &str, to: Option<Oid>) -> Event {
+        let Event::RefSet { site, repo, name, from, to, .. } = world.show("ams", name, to) else { unreachable!() };
+        Event::RefSet { site, repo, name, from, to, foreign: true }
+    }
+
     #[test]
-    fn what_somebody_changed_is_waited_for() {
+    fn a_ref_that_somebody_changed_before_is_waited_for() {
         let (mut world, mut check, a) = half();
-        let Event::RefSet { site, repo, name, from, to, .. } = world.show("ams", "b", value(9)) else { unreachable!() };
-        let theirs = Event::RefSet { site, repo, name, from, to, foreign: true };
-        assert_eq!(run(&mut check, &world, &[theirs, a.clone(), tried(&a, &[])]), []);
+        let theirs = theirs(&mut world, "b", value(9));
+        assert_eq!(run(&mut check, &world, &[theirs, a.clone(), tried(&a, &[])]).len(), 1);
+    }
+
+    #[test]
+    fn what_was_shown_as_a_whole_is_put_back_as_it_comes() {
+        let (mut world, mut check, a) = half();
+        let b = world.show("ams", "b", value(2));
+        assert_eq!(run(&mut check, &world, &[a.clone(), b, tried(&a, &[])]), []);
+        for name in ["a", "b"] {
+            let theirs = theirs(&mut world, name, value(9));
+            assert_eq!(run(&mut check, &world, &[theirs]), []);
+        }
+        let back = world.show("ams", "a", value(1));
+        assert_eq!(run(&mut check, &world, &[back, tried(&a, &[])]), []);
     }
 }

@@ -14,9 +14,6 @@ impl World {
     /// Makes the edits, one transaction after the other; those for which there is no `room` on the disk fail.
     pub(super) fn set_refs(&mut self, host: usize, repo: &RepoName, edits: &[Edit], room: &[bool]) -> Vec<RefSet> {
         let mut results = vec![RefSet::Failed; edits.len()];
-        if self.repo(host, repo).is_none() {
-            return results;
-        }
         for places in Edit::transactions(edits) {
             for (place, result) in self.transact(host, repo, edits, room, places) {
                 results[place] = result;
@@ -44,10 +41,8 @@ impl World {
         let part: Vec<Edit> = fit.iter().map(|place| edits[*place].clone()).collect();
         let Some((at_hand, _)) = self.repo(host, repo) else { return Vec::new() };
         let obstacles = at_hand.check(now, &part);
-        let obstructed =
-            obstacles.iter().zip(&part).any(|(it, edit)| it.as_ref().is_some_and(|it| !is_there(edit, it)));
         let together = places.first().is_some_and(|place| edits[*place].together.is_some());
-        let withheld = together && (obstructed || fit.len() < places.len());
+        let withheld = together && (obstructs(&part, &obstacles) || fit.len() < places.len());
         if together {
             self.coverage.mark("world", if withheld { "refs-withheld" } else { "refs-together" });
         }
@@ -79,22 +74,36 @@ impl World {
         }
     }
 
-    /// A ref transaction is a sequence of renames: some happened, and locks may be left.
+    /// A transaction is a sequence of renames: those before some moment happened, and the locks of the one under way may
+    /// be left.
     pub(super) fn tear_refs(&mut self, host: usize, repo: &RepoName, edits: &[Edit]) {
         let now = self.now();
-        let mut order: Vec<Edit> = edits.iter().filter(|edit| edit.new.is_none()).cloned().collect();
-        order.extend(edits.iter().filter(|edit| edit.new.is_some()).cloned());
-        let done = self.disk_rng.below(order.len() as u64 + 1) as usize;
-        if done > 0 && done < order.len() {
+        let mut done = self.disk_rng.below(edits.len() as u64 + 1) as usize;
+        if done > 0 && done < edits.len() {
             self.coverage.mark("world", "torn-refs");
         }
-        for edit in &order[..done] {
+        for places in Edit::transactions(edits) {
+            let part: Vec<Edit> = places.iter().map(|place| edits[*place].clone()).collect();
+            let (made, left) = part.split_at(done.min(part.len()));
+            done -= made.len();
             let Some((at_hand, _)) = self.repo(host, repo) else { return };
-            if at_hand.check(now, std::slice::from_ref(edit)) == [None] {
-                self.set_ref(host, repo, edit);
+            if part[0].together.is_some() && obstructs(&part, &at_hand.check(now, &part)) {
+                continue;
+            }
+            for edit in made {
+                let Some((at_hand, _)) = self.repo(host, repo) else { return };
+                if at_hand.check(now, std::slice::from_ref(edit)) == [None] {
+                    self.set_ref(host, repo, edit);
+                }
+            }
+            if !left.is_empty() {
+                return self.leave_locks(host, repo, left);
             }
         }
-        let left: Vec<Edit> = order[done..].iter().filter(|_| self.disk_rng.percent(50)).cloned().collect();
+    }
+
+    fn leave_locks(&mut self, host: usize, repo: &RepoName, edits: &[Edit]) {
+        let left: Vec<Edit> = edits.iter().filter(|_| self.disk_rng.percent(50)).cloned().collect();
         if let Some((at_hand, _)) = self.repo(host, repo)
             && !left.is_empty()
         {
@@ -102,6 +111,12 @@ impl World {
             self.coverage.mark("world", "lock-left");
         }
     }
+}
+
+/// One of the edits cannot be made.
+fn obstructs(edits: &[Edit], obstacles: &[Option<RefSet>]) -> bool {
+    let stands = |(it, edit): (&Option<RefSet>, &Edit)| it.as_ref().is_some_and(|it| !is_there(edit, it));
+    obstacles.iter().zip(edits).any(stands)
 }
 
 /// The ref is where the edit wants it.

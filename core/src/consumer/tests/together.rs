@@ -1,7 +1,7 @@
 //! The refs of an atomic push: set together, unless that cannot be.
 
 use super::*;
-use crate::config::RETRY_AFTER;
+use crate::config::{RETRY_AFTER, TOGETHER_MAX};
 use crate::port::{Edit, RefSet};
 
 /// An atomic push that makes `names`.
@@ -9,6 +9,13 @@ fn atomic(names: &[&str]) -> Work {
     let Work::Push(one) = push(names[0], None, oid(1), vec![]) else { unreachable!() };
     let change = |name: &&str| Change { name: branch(name), from: None, new: Some(oid(1)) };
     Work::Push(PushWork { atomic: true, changes: names.iter().map(change).collect(), ..one })
+}
+
+/// An atomic push that moves `names`, which are at another value, to this one.
+fn again(names: &[&str], to: u8) -> Work {
+    let Work::Push(mut push) = atomic(names) else { unreachable!() };
+    push.changes.iter_mut().for_each(|it| (it.from, it.new) = (Some(oid(to - 1)), Some(oid(to))));
+    Work::Push(push)
 }
 
 /// What is to be set: refs and the push that they go together for.
@@ -67,6 +74,46 @@ fn a_ref_that_cannot_be_tried_holds_up_the_others_once_and_no_longer() {
     consumer.received(later, &mut out, &repo, RECENT, crate::port::Received::Complete);
     consumer.wake(later, &mut out);
     assert_eq!(asked(&mut out), [(branch(A), None), (branch(B), None)]);
+}
+
+#[test]
+fn a_ref_that_cannot_be_tried_holds_up_no_later_push_either() {
+    let (mut consumer, mut out, repo) = proved(atomic(&[A, B]));
+    let next = Offset(21);
+    consumer.accept(Now::default(), &mut out, next, again(&[A, B], 2), Source::Inline(Arc::from([])));
+    out.take();
+    consumer.refs_set(Now::default(), &mut out, &repo, vec![RefSet::Failed, RefSet::Withheld], &[]);
+    let later = Now { at: Instant::default() + RETRY_AFTER, ..Now::default() };
+    for offset in [RECENT, next] {
+        consumer.received(later, &mut out, &repo, offset, crate::port::Received::Complete);
+    }
+    consumer.wake(later, &mut out);
+    assert_eq!(asked(&mut out), [(branch(A), None), (branch(B), None)]);
+    // It was tried, so the later push goes whole again.
+    let theirs = RefSet::Refused { actual: Some(oid(9)) };
+    consumer.refs_set(later, &mut out, &repo, vec![theirs, RefSet::Done], &[]);
+    assert_eq!(asked(&mut out), [(branch(A), Some(next)), (branch(B), Some(next))]);
+}
+
+#[test]
+fn who_is_far_behind_sets_each_ref_by_itself() {
+    for (pushes, together) in [(TOGETHER_MAX, true), (TOGETHER_MAX + 1, false)] {
+        let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+        let mut consumer = consumer(vec![]);
+        for at in 0..pushes {
+            let names = ["x", "y"].map(|end| alloc::format!("refs/heads/{at}{end}"));
+            let (offset, work) = (Offset(20 + at as u64), atomic(&names.each_ref().map(|name| name.as_str())));
+            consumer.accept(now, &mut out, offset, work, Source::Inline(Arc::from([])));
+        }
+        for at in 0..pushes {
+            consumer.received(now, &mut out, &repo, Offset(20 + at as u64), crate::port::Received::Complete);
+        }
+        out.take();
+        consumer.open(now, &mut out);
+        let asked = asked(&mut out);
+        assert_eq!(asked.len(), 2 * pushes);
+        assert!(asked.iter().all(|(_, push)| push.is_some() == together), "{pushes}");
+    }
 }
 
 #[test]

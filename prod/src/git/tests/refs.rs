@@ -99,10 +99,38 @@ fn an_atomic_set_with_deletions_waits_for_every_lock_before_it_changes_anything(
     assert!(!store.path().join("refs/heads/gone.lock").exists());
     std::fs::remove_file(lock).expect("removed");
     assert_eq!(store.set_refs(&edits, true), [SetOutcome::Done, SetOutcome::Done]);
-    // Where the deletion makes way, it cannot be in the same transaction.
-    let below = [edit(new, Some(b), None), edit("refs/heads/new/below", None, Some(a))];
-    assert_eq!(store.set_refs(&below, true), [SetOutcome::Done, SetOutcome::Done]);
-    assert_eq!(store.refs().expect("refs").into_keys().collect::<Vec<_>>(), ["refs/heads/new/below"]);
+    // What the deletion makes way for cannot be locked before it; all else can.
+    let below = [edit(new, Some(b), None), edit("refs/heads/new/below", None, Some(a)), edit(MAIN, None, Some(a))];
+    let lock = store.path().join(format!("{MAIN}.lock"));
+    std::fs::write(&lock, b"").expect("lock");
+    let outcomes = store.set_refs(&below, true);
+    assert!(
+        matches!(&outcomes[..], [SetOutcome::Withheld, SetOutcome::Withheld, SetOutcome::Failed(_)]),
+        "{outcomes:?}"
+    );
+    assert_eq!(store.read_ref(new).expect("read"), Some(b));
+    std::fs::remove_file(lock).expect("removed");
+    assert_eq!(store.set_refs(&below, true), [SetOutcome::Done, SetOutcome::Done, SetOutcome::Done]);
+    assert_eq!(store.refs().expect("refs").into_keys().collect::<Vec<_>>(), [MAIN, "refs/heads/new/below"]);
+}
+
+#[test]
+fn an_atomic_set_finds_a_loose_ref_below_a_name_before_it_changes_anything() {
+    let mut world = World::new();
+    let store = world.store("one.git");
+    let [a, ..] = three_commits(&mut world, store.path());
+    let (name, below) = ("refs/heads/a", "refs/heads/a/deep/b");
+    assert_eq!(store.set_refs(&[edit(below, None, Some(a))], true), [SetOutcome::Done]);
+    let edits = [edit(name, None, Some(a)), edit("refs/heads/z", None, Some(a))];
+    let outcomes = store.set_refs(&edits, true);
+    assert!(
+        matches!(&outcomes[..], [SetOutcome::Failed(why), SetOutcome::Withheld] if why.contains(name)),
+        "{outcomes:?}"
+    );
+    assert_eq!(store.refs().expect("refs").into_keys().collect::<Vec<_>>(), [below]);
+    // Its directories may stay behind.
+    std::fs::remove_file(store.path().join(below)).expect("removed");
+    assert_eq!(store.set_refs(&edits, true), [SetOutcome::Done, SetOutcome::Done]);
 }
 
 #[test]
