@@ -48,8 +48,8 @@ impl Consumer {
         entry.setting = Some(edits);
     }
 
-    /// The refs of an atomic push go together, so that no reader sees some of them before the others: all but those that
-    /// a later push overtook, for whatever is proved and shown, is so for a push as a whole.
+    /// The refs of an atomic push go together, so that no reader sees some of them before the others: all but those
+    /// that a later push overtook, for what is proved and may be shown is so for a push as a whole.
     fn join(&self, entry: &RepoWork, edits: &mut [(Edit, Offset)]) {
         let mut pushes: BTreeMap<Offset, usize> = BTreeMap::new();
         let atomic = |offset| self.pending.get(offset).and_then(Pending::push).is_some_and(|push| push.atomic);

@@ -152,8 +152,8 @@ impl Refs<'_> {
         Ok(())
     }
 
-    /// Compares and sets. Deletions go first, so that `a` can make way for `a/b`: in a transaction of their own, or, if the
-    /// set is atomic, with all that they need not make way for.
+    /// Compares and sets. Deletions go first, so that `a` can make way for `a/b`: in a transaction of their own, or, if
+    /// the set is atomic, with all that they need not make way for.
     pub fn set(&self, edits: &[RefEdit], atomic: bool) -> Vec<SetOutcome> {
         let mut outcomes: Vec<Option<SetOutcome>> = vec![None; edits.len()];
         if atomic {
@@ -272,8 +272,8 @@ impl Refs<'_> {
         }
     }
 
-    /// Directories of deleted refs stay behind and may be empty all the way down. What is not, is found before any ref of
-    /// the transaction moves.
+    /// Directories of deleted refs stay behind and may be empty all the way down. One that is not is found before any
+    /// ref of the transaction moves.
     fn clear_directory(&self, name: &str) -> Result<(), String> {
         let path = self.git_dir.join(name);
         if path.is_dir() {

@@ -1,7 +1,7 @@
 //! The refs of an atomic push are set together, or none of them: a site shows one that it has just set only with the
-//! others, unless a later push was accepted to one of those, or a ref of it could not be tried before (a lock, a name in
-//! its way, a full disk). A crash may tear what is under way; what somebody changes after a push was shown as a whole is
-//! put back as it comes.
+//! others, unless a later push was accepted to one of those, or a ref of it could not be tried before (a lock, a name
+//! in its way, a full disk). A crash may tear what is under way; what somebody changes after a push was shown as a
+//! whole is put back as it comes.
 //!
 //! Catches refs that are set one by one while one of them is refused.
 

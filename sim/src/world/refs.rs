@@ -74,8 +74,8 @@ impl World {
         }
     }
 
-    /// A transaction is a sequence of renames: those before some moment happened, and the locks of the one under way may
-    /// be left.
+    /// A transaction is a sequence of renames: those before some moment happened, and the locks of the one under way
+    /// may be left.
     pub(super) fn tear_refs(&mut self, host: usize, repo: &RepoName, edits: &[Edit]) {
         let now = self.now();
         let mut done = self.disk_rng.below(edits.len() as u64 + 1) as usize;
