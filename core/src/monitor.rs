@@ -56,15 +56,16 @@ impl Monitor {
         }
     }
 
-    /// How far a site with this mark is behind `end`, the log's end; `None` if it never reported, if the end is not
-    /// known, or if nobody knows when the first record was appended that it has not applied.
-    pub fn lag(&self, partition: Partition, mark: Option<&Mark>, end: Option<Offset>) -> Option<Lag> {
+    /// How far a site with this mark is behind `end`, the log's end, for who has folded all below `folded`; `None` if it
+    /// never reported, if the end is not known or not reached, or if nobody knows when the first record was appended that
+    /// it has not applied. Behind the last record the log may have offsets that hold none.
+    pub fn lag(&self, partition: Partition, mark: Option<&Mark>, end: Option<Offset>, folded: Offset) -> Option<Lag> {
         let (mark, end) = (mark?, end?);
         let open = mark.first_open();
         if open >= end {
             return Some(Lag { messages: 0, millis: 0 });
         }
-        let lane = self.lanes.get(&partition).filter(|lane| lane.end >= end)?;
+        let lane = self.lanes.get(&partition).filter(|lane| lane.end.max(folded) >= end)?;
         let (_, since) = lane.times.range(..=open).next_back()?;
         let messages = end.0.saturating_sub(mark.next.0) + mark.except.len() as u64;
         Some(Lag { messages, millis: lane.newest_ms.saturating_sub(*since) })
@@ -144,24 +145,24 @@ mod tests {
     #[test]
     fn lag_is_zero_when_caught_up_and_unknown_when_never_reported() {
         let mark = Mark { next: Offset(10), ..Mark::default() };
-        assert_eq!(monitor().lag(P, Some(&mark), END), Some(Lag { messages: 0, millis: 0 }));
-        assert_eq!(monitor().lag(P, None, END), None);
+        assert_eq!(monitor().lag(P, Some(&mark), END, Offset(0)), Some(Lag { messages: 0, millis: 0 }));
+        assert_eq!(monitor().lag(P, None, END, Offset(0)), None);
     }
 
     #[test]
     fn a_parked_update_counts_as_not_applied() {
         let mark = Mark { next: Offset(10), except: vec![Offset(4)], ..Mark::default() };
-        assert_eq!(monitor().lag(P, Some(&mark), END), Some(Lag { messages: 1, millis: 5_000 }));
+        assert_eq!(monitor().lag(P, Some(&mark), END, Offset(0)), Some(Lag { messages: 1, millis: 5_000 }));
     }
 
     #[test]
     fn a_silent_site_falls_behind_with_every_append() {
         let mark = Mark { next: Offset(7), ..Mark::default() };
         let mut monitor = monitor();
-        assert_eq!(monitor.lag(P, Some(&mark), END), Some(Lag { messages: 3, millis: 2_000 }));
+        assert_eq!(monitor.lag(P, Some(&mark), END, Offset(0)), Some(Lag { messages: 3, millis: 2_000 }));
         monitor.appended(P, Offset(10), 30_000);
         let end = Some(Offset(11));
-        assert_eq!(monitor.lag(P, Some(&mark), end), Some(Lag { messages: 4, millis: 23_000 }));
+        assert_eq!(monitor.lag(P, Some(&mark), end, Offset(0)), Some(Lag { messages: 4, millis: 23_000 }));
     }
 
     #[test]
@@ -172,25 +173,26 @@ mod tests {
         }
         assert!(monitor.held() <= TIMES_MAX);
         let mark = Mark { next: Offset(5_001), ..Mark::default() };
-        let lag = monitor.lag(P, Some(&mark), Some(Offset(10_000))).expect("reported");
+        let lag = monitor.lag(P, Some(&mark), Some(Offset(10_000)), Offset(0)).expect("reported");
         assert!(lag.millis >= 4_998, "{lag:?}");
     }
     #[test]
     fn after_a_restart_a_lag_is_unknown_until_the_log_was_asked_when_it_began() {
         let mark = Mark { next: Offset(3), ..Mark::default() };
         let mut monitor = Monitor::default();
-        assert_eq!(monitor.lag(P, Some(&mark), END), None);
+        assert_eq!(monitor.lag(P, Some(&mark), END, Offset(0)), None);
         monitor.appended(P, Offset(9), 90_000);
-        assert_eq!(monitor.lag(P, Some(&mark), END), None);
+        assert_eq!(monitor.lag(P, Some(&mark), END, Offset(0)), None);
         assert_eq!(monitor.lacks(P, &mark), Some(Offset(3)));
         monitor.learned(P, Offset(3), 30_000);
         assert_eq!(monitor.lacks(P, &mark), None);
-        assert_eq!(monitor.lag(P, Some(&mark), END), Some(Lag { messages: 7, millis: 60_000 }));
+        assert_eq!(monitor.lag(P, Some(&mark), END, Offset(0)), Some(Lag { messages: 7, millis: 60_000 }));
     }
 
     #[test]
     fn a_lag_is_unknown_while_the_end_was_seen_and_not_read() {
         let mark = Mark { next: Offset(7), ..Mark::default() };
-        assert_eq!(monitor().lag(P, Some(&mark), Some(Offset(11))), None);
+        assert_eq!(monitor().lag(P, Some(&mark), Some(Offset(11)), Offset(0)), None);
+        assert!(monitor().lag(P, Some(&mark), Some(Offset(11)), Offset(11)).is_some(), "that offset holds no record");
     }
 }

@@ -199,6 +199,10 @@ mutants! {
     LogUnrecognised = "log-unrecognised",
     /// A position below the log's start is taken for the start.
     LogStartJumped = "log-start-jumped",
+    /// Lags are not known while the log ends with offsets that hold no record.
+    GapsUnread = "gaps-unread",
+    /// Who cannot read the log takes a foreign instance for silent.
+    DeafListens = "deaf-listens",
     /// The refs of an atomic push are set one by one.
     AtomicSetApart = "atomic-set-apart",
     /// HEAD and Git settings that somebody changed behind the daemon are left so.

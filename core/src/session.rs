@@ -288,6 +288,13 @@ impl Session {
         true
     }
 
+    /// The reports cannot be read: silence of a foreign instance counts from the next moment on at which they can.
+    pub(crate) fn is_deaf(&mut self, now: Now) {
+        if let Some(foreign) = self.foreign.as_mut().filter(|_| !self.config.mutants.on(Mutant::DeafListens)) {
+            foreign.since = now.at;
+        }
+    }
+
     fn opening(&self) -> LogOpened {
         LogOpened {
             log_id: self.log_id,

@@ -87,6 +87,14 @@ pub struct SiteView {
     pub stored: BTreeMap<Partition, (Offset, Offset)>,
     /// For so many seconds the site has been ready and nothing was wrong with its machine, its links or the log.
     pub undisturbed: u32,
+    /// For so many seconds nothing was wrong with its machine, its links or the log, and a daemon ran, ready or not.
+    pub well: u32,
+    /// Its daemon says that it is ready, if anybody asks.
+    pub says_ready: bool,
+    /// By how many milliseconds its clock is ahead of the log's: as its daemon says, and as it is.
+    pub clock_ahead: (Option<i64>, i64),
+    /// How many orders of each kind ([`crate::trace::ORDERS`]) its daemons gave.
+    pub orders: [u64; crate::trace::ORDERS.len()],
     /// How far its journal had folded each partition when its newest report became durable.
     pub journal: BTreeMap<Partition, Offset>,
     /// Values that its daemons took away from refs and keep, because somebody else had put them there.
@@ -166,6 +174,8 @@ pub enum Event {
     Emptied { site: SiteId, repo: RepoName, refs: BTreeMap<RefName, Oid> },
     /// A daemon says that somebody changed a ref behind it.
     Strayed { site: SiteId, repo: RepoName, name: RefName },
+    /// A daemon says that somebody changed HEAD or Git settings of a repository behind it.
+    Misshapen { site: SiteId, repo: RepoName },
     /// A daemon started.
     Started { site: SiteId, daemon: u64 },
     /// A daemon stopped: by a crash, a power failure, or by itself.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use refrain_core::ids::{Incarnation, Op, PushId};
 use refrain_core::names::{RepoName, SiteId};
-use refrain_core::port::{GitEffect, JournalEffect, Spool};
+use refrain_core::port::{GitEffect, JournalEffect, JournalInput, Spool};
 use refrain_core::site::Site;
 
 use crate::clock::Clock;
@@ -88,6 +88,8 @@ pub enum Work {
     Git(GitEffect),
     /// As ordered.
     Journal(JournalEffect),
+    /// A question that the journal has looked up before it answers.
+    Read(JournalInput),
     /// A fetch of which a message was lost: it fails once that is noticed.
     Unheard(GitEffect),
     /// What was unflushed when it began.

@@ -247,6 +247,7 @@ impl Story {
             | Event::Stopped { .. }
             | Event::Judged { .. }
             | Event::RefsTried { .. }
+            | Event::Misshapen { .. }
             | Event::Tick
             | Event::AtRest => {}
         }

@@ -51,7 +51,33 @@ impl Trace {
     }
 }
 
-/// The question that an effect asks, and a small number for its kind.
+/// The kinds of effects by their small numbers.
+pub const ORDERS: [&str; 22] = [
+    "",
+    "log-read",
+    "append",
+    "prepare",
+    "receive",
+    "fetch",
+    "set-refs",
+    "ensure-repo",
+    "flush",
+    "read-table",
+    "commit",
+    "read-verdicts",
+    "reply",
+    "ordered",
+    "notice",
+    "exit",
+    "digest-refs",
+    "read-refs",
+    "read-rows",
+    "read-spool",
+    "write-spool",
+    "drop-spool",
+];
+
+/// The question that an effect asks, and a small number for its kind, in the lowest eight bits.
 pub fn effect_ids(effect: &Effect) -> (u64, u64) {
     let of = |op: &Op| op.0;
     match effect {

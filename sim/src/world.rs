@@ -423,6 +423,10 @@ impl World {
         self.trace.note(now, &self.hosts[host].name, [daemon, 1000 + kind, op], || {
             format!("{} {}", trace::machine_of_effect(&effect), trace::effect(&effect))
         });
+        if !self.hosts[host].shadow {
+            let view = self.observed.sites.get_mut(&self.hosts[host].site).expect("known");
+            view.orders[(kind & 0xff) as usize] += 1;
+        }
         match effect {
             Effect::Log(effect) => self.hand_to_log(daemon, effect),
             Effect::Git(effect) => self.hand_to_git(daemon, effect),

@@ -283,6 +283,8 @@ fn of_the_refs_set_last_only_so_many_are_remembered_newest_first() {
     for at in &names {
         assert_eq!(bench.push(false, &[(at, None, A)]), ["accepted"]);
     }
+    // One that is set again comes to the front, and is there once.
+    assert_eq!(bench.push(false, &[(&names[29], A, B)]), ["accepted"]);
     let repo = bench.cache.repo(&RepoName::parse("demo").expect("valid")).expect("it exists");
     let newest: Vec<_> = names.iter().rev().take(crate::config::RECENT_REFS_MAX).map(|at| name(at)).collect();
     assert_eq!(repo.recent, newest);

@@ -81,6 +81,7 @@ impl Site {
             Some(Owner::ReadProgress) => {
                 self.progress_reading = false;
                 self.progress_retry = Some(now.at + crate::config::RETRY_AFTER);
+                self.session.is_deaf(now);
             }
             Some(Owner::ReadPublished) => self.aggregator.again(now, false),
             Some(Owner::ReadEnd(partition)) => self.with(partition, |part, _, _| part.end_read(now, None)),

@@ -5,7 +5,9 @@ use alloc::collections::BTreeMap;
 use super::Site;
 use crate::ids::{Offset, Partition};
 use crate::monitor::Lag;
+use crate::mutant::Mutant;
 use crate::names::SiteId;
+use crate::partition::Part;
 use crate::progress::Mark;
 use crate::record::MemberTable;
 
@@ -14,10 +16,13 @@ impl Site {
     pub fn lag(&self, site: &SiteId) -> BTreeMap<Partition, Option<Lag>> {
         let report = self.peers.of(site, self.parts[0].fold.control());
         let mark = |partition: &Partition| report.and_then(|report| report.partitions.get(partition));
-        self.parts
-            .iter()
-            .map(|part| (part.partition, self.monitor.lag(part.partition, mark(&part.partition), part.known_end())))
-            .collect()
+        self.parts.iter().map(|part| (part.partition, self.lag_in(part, mark(&part.partition)))).collect()
+    }
+
+    fn lag_in(&self, part: &Part, mark: Option<&Mark>) -> Option<Lag> {
+        let blind = self.config.mutants.on(Mutant::GapsUnread);
+        let folded = if blind { Offset(0) } else { part.folded_to() };
+        self.monitor.lag(part.partition, mark, part.known_end(), folded)
     }
 
     /// Milliseconds by which this site's clock is ahead of the log's; `None` while nobody knows.
@@ -49,7 +54,7 @@ impl Site {
                 applied: mark.map(Mark::first_open),
                 folded: mark.map(|mark| mark.next),
                 end: part.known_end(),
-                lag: self.monitor.lag(part.partition, mark, part.known_end()),
+                lag: self.lag_in(part, mark),
                 parked: mark.map_or(0, |mark| mark.parked),
                 stopped: part.stopped.clone(),
             }

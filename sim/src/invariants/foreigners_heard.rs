@@ -2,9 +2,11 @@
 //! operator told it to; one that finds its own last pair starts at once. So two daemons do not fence each other for
 //! ever.
 //!
-//! Catches starts that do not listen.
+//! Catches starts that do not listen, and those that listen and do not hear.
 
-use refrain_core::ids::{Offset, Partition};
+use std::collections::BTreeMap;
+
+use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::record::Body;
 
 use super::broken;
@@ -15,9 +17,18 @@ const NAME: &str = "foreigners-heard";
 /// A start waits for 30 s of its own clock; clocks drift by 4 % at most.
 const LISTENS_MS: u64 = 28_000;
 
+/// What was said so long before a start was read by then; it is said again every 10 s.
+const HEARD_MS: u64 = 15_000;
+
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct ForeignersHeard;
+pub(super) struct ForeignersHeard {
+    /// When each instance said something new, reports and records, by the log's clock.
+    spoke: BTreeMap<Instance, Vec<u64>>,
+    /// The highest number of a report of each.
+    numbers: BTreeMap<Instance, u64>,
+    now_ms: u64,
+}
 
 impl Invariant for ForeignersHeard {
     fn name(&self) -> &'static str {
@@ -29,8 +40,29 @@ impl Invariant for ForeignersHeard {
     }
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
-        let Event::Appended { partition: Partition(0), offset } = event else { return Vec::new() };
-        self.started(seen, *offset).into_iter().collect()
+        match event {
+            Event::Appended { partition, offset } => {
+                let decision = seen.naive.decision(*partition, *offset);
+                self.now_ms = decision.map_or(self.now_ms, |decision| decision.time_ms.max(self.now_ms));
+                if *partition == Partition(0)
+                    && let Some(violation) = self.started(seen, *offset)
+                {
+                    return vec![violation];
+                }
+                let counts = decision.filter(|decision| decision.words != ["void"]);
+                let instance = counts.and_then(|it| it.record.as_ref()).map(|record| record.header.instance);
+                self.spoke.entry(instance.unwrap_or_default()).or_default().push(self.now_ms);
+            }
+            Event::Reported { report, .. } => {
+                let number = self.numbers.entry(report.instance).or_default();
+                if report.number > *number {
+                    *number = report.number;
+                    self.spoke.entry(report.instance).or_default().push(self.now_ms);
+                }
+            }
+            _ => {}
+        }
+        Vec::new()
     }
 }
 
@@ -51,7 +83,18 @@ impl ForeignersHeard {
             is_start.then_some((record.header.epoch, record.header.instance))
         })?;
         let waited = decision.time_ms.saturating_sub(start.at_ms);
-        if start.own == Some(before) || waited >= LISTENS_MS {
+        if start.own == Some(before) {
+            return None;
+        }
+        // At least two times, for one may be taken for what was there before.
+        let from = decision.time_ms.saturating_sub(LISTENS_MS).max(start.at_ms + 1_000);
+        let heard = |at: &&u64| **at > from && **at + HEARD_MS < decision.time_ms;
+        let times = self.spoke.get(&before.1).map_or(0, |times| times.iter().rev().filter(heard).count());
+        if times > 1 {
+            let what = format!("{}: daemon {daemon} took over from {before:?}, which it had heard", header.site);
+            return Some(broken(NAME, what));
+        }
+        if waited >= LISTENS_MS {
             return None;
         }
         let what = format!("{}: daemon {daemon} took over from {before:?} after {waited} ms", header.site);
@@ -82,7 +125,26 @@ mod tests {
                 7,
                 Start { at_ms: world.now_ms - waited, own, take_over, folded: std::collections::BTreeMap::new() },
             );
-            assert_eq!(run(&mut ForeignersHeard, &world, &[start]).len(), found);
+            assert_eq!(run(&mut ForeignersHeard::default(), &world, &[start]).len(), found);
+        }
+    }
+
+    #[test]
+    fn a_foreign_instance_that_goes_on_speaking_is_not_taken_over() {
+        for (spoken, found) in [(0, 0), (1, 0), (3, 1)] {
+            let (mut world, mut check) = (World::opened(&["ams"]), ForeignersHeard::default());
+            let at_ms = world.now_ms - 30_000;
+            let start = Start { at_ms, own: None, take_over: false, folded: BTreeMap::new() };
+            world.seen.daemons.insert(7, (SiteId::parse("ams").expect("valid"), Epoch(2), Instance(20)));
+            world.seen.starts.insert(7, start);
+            for seq in 0..spoken {
+                world.now_ms += 5_000;
+                let beat = world.barrier("ams", 1, 10, 2 + seq);
+                assert_eq!(run(&mut check, &world, &[beat]), []);
+            }
+            world.now_ms += 16_000;
+            let start = world.start("ams", 2, 20);
+            assert_eq!(run(&mut check, &world, &[start]).len(), found, "{spoken}");
         }
     }
 }

@@ -13,9 +13,11 @@ mod differing_folds_stop;
 mod every_push_answered;
 mod exactly_one_speaker;
 mod foreigners_heard;
+mod frugal;
 mod joiner_not_ready;
 mod known;
 mod lag_never_understated;
+mod lag_told;
 mod lost_log_stops;
 mod memory_bounded;
 mod no_partition_stops;
@@ -29,6 +31,7 @@ mod one_history_per_ref;
 mod orders_answered_once;
 mod partitions_beat;
 mod prompt_at_rest;
+mod published_in_time;
 mod record_closed;
 mod records_parse;
 mod refs_after_objects;
@@ -36,9 +39,13 @@ mod refused_in_words;
 mod refused_stays_refused;
 mod refused_with_cause;
 mod reports_kept;
+mod shown_in_time;
 mod shown_when_replicated;
 mod sites_judge_alike;
+mod starts_at_once;
 mod status_never_ahead;
+mod still_with_cause;
+mod stopped_not_ready;
 mod strangers_only;
 mod strangers_undone;
 
@@ -65,7 +72,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<sites_judge_alike::SitesJudgeAlike>::default(),
         Box::<strangers_only::StrangersOnly>::default(),
         Box::<exactly_one_speaker::ExactlyOneSpeaker>::default(),
-        Box::new(foreigners_heard::ForeignersHeard),
+        Box::<foreigners_heard::ForeignersHeard>::default(),
         Box::new(record_closed::RecordClosed),
         Box::new(records_parse::RecordsParse),
         Box::<refs_after_objects::RefsAfterObjects>::default(),
@@ -90,6 +97,13 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<joiner_not_ready::JoinerNotReady>::default(),
         Box::<strangers_undone::StrangersUndone>::default(),
         Box::<atomic_in_one::AtomicInOne>::default(),
+        Box::<frugal::Frugal>::default(),
+        Box::<lag_told::LagTold>::default(),
+        Box::<published_in_time::PublishedInTime>::default(),
+        Box::<shown_in_time::ShownInTime>::default(),
+        Box::<starts_at_once::StartsAtOnce>::default(),
+        Box::<still_with_cause::StillWithCause>::default(),
+        Box::<stopped_not_ready::StoppedNotReady>::default(),
         Box::new(at_rest::AtRest),
     ]
 }

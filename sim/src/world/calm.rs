@@ -229,7 +229,8 @@ impl World {
             let free = host.disk.extras.values().all(|extra| extra.locked_until <= now && extra.stale_locks.is_empty());
             let well = host.paused_until <= now && host.slow == 1 && host.full == 0 && free && self.net.is_well(at);
             let view = self.observed.sites.get_mut(&host.site).expect("known");
-            view.undisturbed = if log_is_well && well && view.up && view.ready { view.undisturbed + 1 } else { 0 };
+            view.well = if log_is_well && well && view.up { view.well + 1 } else { 0 };
+            view.undisturbed = if view.well > 0 && view.ready { view.undisturbed + 1 } else { 0 };
         }
     }
 
@@ -248,6 +249,10 @@ impl World {
             view.held = core.held();
             view.pack_bytes = core.pack_bytes();
             view.in_flight = core.in_flight();
+            view.says_ready = core.is_ready();
+            let true_ms = crate::clock::EPOCH_MS + self.queue.now() / 1000;
+            let wall_ms = host.clock.read(self.queue.now()).wall_ms;
+            view.clock_ahead = (core.clock_ahead_ms(), wall_ms as i64 - true_ms as i64);
             view.lag.clear();
             (view.progress, view.stored) = Default::default();
             if asked {

@@ -85,10 +85,21 @@ impl World {
         let (op, takes) = match &effect {
             JournalEffect::ReadTable { op, .. }
             | JournalEffect::ReadVerdicts { op, .. }
-            | JournalEffect::ReadRows { op, .. } => (*op, self.disk_time(host, 50, 800)),
+            | JournalEffect::ReadRows { op, .. } => {
+                // Now and then longer than a commit that was ordered after it.
+                let most = if self.disk_rng.percent(5) { 20_000 } else { 800 };
+                (*op, self.disk_time(host, 50, most))
+            }
             JournalEffect::Commit { op, .. } => (*op, self.disk_time(host, 800, 8_000)),
         };
-        self.begin(daemon, op, Work::Journal(effect), takes);
+        // What is looked up first may be old by the time it is told.
+        let reads = !matches!(effect, JournalEffect::Commit { .. });
+        let work = if reads && self.disk_rng.percent(50) {
+            Work::Read(self.journal_done(host, effect))
+        } else {
+            Work::Journal(effect)
+        };
+        self.begin(daemon, op, work, takes);
     }
 
     /// Work is done: its outcome is told.
@@ -105,6 +116,7 @@ impl World {
         let Some(work) = at.under_way.remove(&op) else { return };
         let input = match work {
             Work::Journal(effect) => Input::Journal(self.journal_done(host, effect)),
+            Work::Read(answer) => Input::Journal(answer),
             Work::Flush(repos) => {
                 let ok = self.hosts[host].slow == 1 || self.disk_rng.percent(80);
                 let ok = ok && !self.is_full(host);
@@ -366,6 +378,7 @@ impl World {
                     }
                 }
                 Work::Journal(_)
+                | Work::Read(_)
                 | Work::Git(
                     GitEffect::Prepare { .. }
                     | GitEffect::ReadSpool { .. }

@@ -34,7 +34,12 @@ impl World {
                     self.emit(&Event::Strayed { site, repo, name });
                 }
             }
-            Notice::ForeignShape { .. } => self.coverage.mark("world", "shape-put-back"),
+            Notice::ForeignShape { repo } => {
+                self.coverage.mark("world", "shape-put-back");
+                if !shadow {
+                    self.emit(&Event::Misshapen { site, repo });
+                }
+            }
             Notice::Stopped { partition, why } => {
                 self.coverage.mark("world", "partition-stopped");
                 self.emit(&Event::Halted { site, daemon, partition, why });

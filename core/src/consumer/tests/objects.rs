@@ -239,5 +239,24 @@ fn who_is_parked_is_told_once_when_it_is_known_what_is_missing() {
         let missing = crate::port::Received::Missing(oid(1));
         consumer.received(at(minutes * 60_000), &mut out, &repo, Offset(10), missing);
         assert_eq!(told(&mut out), count, "{minutes}");
+        assert_eq!(consumer.mark(Offset(11)).parked, 1, "told or not");
     }
+}
+
+#[test]
+fn who_is_parked_waits_twice_as_long_each_time_and_half_a_minute_at_most() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![(Offset(10), push("refs/heads/a", None, oid(1), vec![]))]);
+    consumer.open(now, &mut out);
+    let (mut clock, mut waits) = (now, vec![]);
+    for _ in 0..9 {
+        consumer.pack_read(clock, &mut out, &repo, Offset(10), PackRead::Gone);
+        consumer.fetched(clock, &mut out, &repo, Offset(10), true);
+        consumer.received(clock, &mut out, &repo, Offset(10), crate::port::Received::Missing(oid(1)));
+        let until = consumer.poll_timeout().expect("it is tried again");
+        waits.push(until.since(clock.at).as_millis());
+        clock = Now { at: until, ..now };
+        consumer.wake(clock, &mut out);
+    }
+    assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
 }

@@ -170,6 +170,19 @@ fn who_hears_nothing_of_a_foreign_instance_takes_its_place() {
 }
 
 #[test]
+fn who_could_not_read_the_log_has_heard_no_silence() {
+    let (mut world, mut site) = listening();
+    world.pass(&mut site, Duration::from_secs(10));
+    let op = site.out.ask(Owner::ReadProgress);
+    let effects = site.handle(world.now, Input::Log(LogInput::ReadFailed { op }));
+    world.run(&mut site, effects);
+    world.pass(&mut site, Duration::from_secs(25));
+    assert_eq!((world.exit, world.ready), (None, false));
+    world.pass(&mut site, Duration::from_secs(10));
+    assert_eq!((world.exit, world.ready), (None, true));
+}
+
+#[test]
 fn a_foreign_instance_is_heard_by_its_reports_alone() {
     let (mut world, mut site) = listening();
     let reports = world.log.get_mut(&Topic::Progress).expect("it reported");

@@ -1,0 +1,194 @@
+//! An undisturbed site shows what was accepted within half a minute, and with replicated visibility within that time of
+//! the last active site's word that it staged it: nothing waits for who is not active, or for a visibility of the past.
+//!
+//! Catches flips that wait for a site which was evicted, and updates that stay behind another one's deadline.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use refrain_core::ids::{Instance, Offset, Oid, Partition};
+use refrain_core::names::{RefName, RepoName, SiteId};
+use refrain_core::progress::Report;
+use refrain_core::record::{Body, Visibility};
+
+use super::claims::Claims;
+use super::pushes::judged_updates;
+use super::{broken, short};
+use crate::observed::{Event, Invariant, Observed, Violation};
+
+const NAME: &str = "shown-in-time";
+
+/// So long after it could be, an update is shown; less than the 30 s of a flip that waits in vain.
+const IN_TIME_TICKS: u64 = 20;
+/// A site is looked at that has been undisturbed for so long.
+const UNDISTURBED: u32 = 60;
+/// What was looked at so often is not looked at any more.
+const LOOKED_TICKS: u64 = 120;
+
+/// An accepted push.
+#[derive(Debug)]
+struct Waiting {
+    repo: RepoName,
+    set: Vec<(RefName, Option<Oid>)>,
+    replicated: bool,
+    since: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct ShownInTime {
+    ticks: u64,
+    visibility: BTreeMap<RepoName, Visibility>,
+    waiting: BTreeMap<(Partition, Offset), Waiting>,
+    /// Reports that are too new.
+    fresh: Vec<(u64, Arc<Report>)>,
+    staged: Claims,
+    /// Repositories in which somebody changed something behind a site's daemon.
+    foreign: BTreeSet<(SiteId, RepoName)>,
+    /// The active sites with their instances, and since when these are.
+    active: BTreeMap<SiteId, Option<Instance>>,
+    active_since: u64,
+}
+
+impl Invariant for ShownInTime {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn promise(&self) -> &'static str {
+        "an undisturbed site shows what was accepted in time, or in time after every active site staged it"
+    }
+
+    fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
+        match event {
+            Event::Appended { partition, offset } => self.appended(seen, *partition, *offset),
+            Event::Reported { report, .. } => self.fresh.push((self.ticks, report.clone())),
+            Event::RefSet { site, repo, foreign: true, .. } | Event::Misshaped { site, repo } => {
+                self.foreign.insert((site.clone(), repo.clone()));
+            }
+            Event::Tick => {
+                self.ticks += 1;
+                self.follow(seen);
+                if self.ticks.is_multiple_of(5) {
+                    return self.tick(seen).into_iter().collect();
+                }
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+}
+
+impl ShownInTime {
+    fn appended(&mut self, seen: &Observed, partition: Partition, offset: Offset) {
+        let Some(decision) = seen.naive.decision(partition, offset).filter(|it| it.words != ["void"]) else { return };
+        let Some(record) = &decision.record else { return };
+        match (&record.body, record.header.repo.clone()) {
+            (Body::RepoCreated(created), Some(repo)) => {
+                self.visibility.insert(repo, created.visibility);
+            }
+            (Body::RepoConfigured(wish), Some(repo)) => {
+                self.visibility.extend(wish.visibility.map(|visibility| (repo, visibility)));
+            }
+            (Body::Push(_), Some(repo)) => {
+                let accepted = judged_updates(decision).filter(|(_, word)| *word == "accepted");
+                let set: Vec<_> = accepted.map(|(update, _)| (update.name.clone(), update.new)).collect();
+                let replicated = self.visibility.get(&repo) == Some(&Visibility::Replicated);
+                if !set.is_empty() {
+                    let since = self.ticks;
+                    self.waiting.insert((partition, offset), Waiting { repo, set, replicated, since });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn follow(&mut self, seen: &Observed) {
+        let ticks = self.ticks;
+        self.waiting.retain(|_, it| it.since + LOOKED_TICKS >= ticks);
+        let old = self.fresh.partition_point(|(at, _)| at + IN_TIME_TICKS < ticks);
+        for (_, report) in self.fresh.drain(..old) {
+            self.staged.add(&seen.naive, &report, |mark, offset| mark.staged(offset));
+        }
+        let state = seen.naive.partitions.get(&Partition(0));
+        let instance = |site: &SiteId| state.and_then(|state| state.in_force(site)).map(|(_, it)| it);
+        let active = seen.naive.active().map(|site| (site.clone(), instance(site))).collect();
+        if active != self.active {
+            (self.active, self.active_since) = (active, ticks);
+        }
+    }
+
+    fn tick(&self, seen: &Observed) -> Option<Violation> {
+        if self.active_since + 2 * IN_TIME_TICKS >= self.ticks {
+            return None;
+        }
+        for ((partition, offset), it) in &self.waiting {
+            let staged = || {
+                let has = |(site, instance): (&SiteId, &Option<Instance>)| {
+                    self.staged.hold(site, *partition, *offset, |it| Some(it) == *instance)
+                };
+                self.active.iter().all(has)
+            };
+            if it.since + IN_TIME_TICKS >= self.ticks || it.replicated && !staged() {
+                continue;
+            }
+            for site in self.active.keys() {
+                if let Some((name, value)) = self.lacks(seen, site, *offset, it) {
+                    let what = format!("{site} does not show {} {name} at {}", it.repo, short(value));
+                    return Some(broken(NAME, format!("{what}, accepted in partition {partition} at {offset}")));
+                }
+            }
+        }
+        None
+    }
+
+    /// A ref of the push that the site should show as it says, and does not.
+    fn lacks(&self, seen: &Observed, site: &SiteId, offset: Offset, it: &Waiting) -> Option<(RefName, Option<Oid>)> {
+        let view = seen.sites.get(site).filter(|view| view.undisturbed > UNDISTURBED)?;
+        if self.foreign.contains(&(site.clone(), it.repo.clone())) || view.asked_in_vain.contains_key(&it.repo) {
+            return None;
+        }
+        let shown = |name: &RefName| view.repos.get(&it.repo).and_then(|repo| repo.refs.get(name)).copied();
+        let newest = |name: &RefName| seen.naive.history(&it.repo, name).last().is_some_and(|(at, _)| *at == offset);
+        it.set.iter().find(|(name, value)| newest(name) && shown(name) != *value).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariants::testing::{World, absent, run, update, value};
+
+    fn found(replicated: bool, staged: &[&str], shown: bool, undisturbed: u32) -> usize {
+        let (mut world, mut check) = (World::opened(&["ams", "sfo"]), ShownInTime::default());
+        if replicated {
+            world.configure("ams", Visibility::Replicated);
+        }
+        world.push("ams", false, &[update("a", absent(), value(1))]);
+        let mut events = world.appended();
+        events.extend(vec![Event::Tick; 2 * IN_TIME_TICKS as usize]);
+        for name in staged {
+            events.push(world.report(name, 100, &[]));
+        }
+        if shown {
+            ["ams", "sfo"].iter().for_each(|name| drop(world.show(name, "a", value(1))));
+        }
+        world.seen.sites.values_mut().for_each(|view| view.undisturbed = undisturbed);
+        events.extend(vec![Event::Tick; 6 + IN_TIME_TICKS as usize]);
+        run(&mut check, &world, &events).len().min(1)
+    }
+
+    #[test]
+    fn what_was_accepted_is_shown_in_time() {
+        assert_eq!(found(false, &[], false, 100), 1);
+        assert_eq!(found(false, &[], true, 100), 0);
+        assert_eq!(found(false, &[], false, 10), 0);
+    }
+
+    #[test]
+    fn what_is_staged_everywhere_is_shown_in_time() {
+        assert_eq!(found(true, &["ams", "sfo"], false, 100), 1);
+        assert_eq!(found(true, &["ams"], false, 100), 0);
+        assert_eq!(found(true, &["ams", "sfo"], true, 100), 0);
+    }
+}
