@@ -199,9 +199,7 @@ mutants! {
     LogUnrecognised = "log-unrecognised",
     /// A position below the log's start is taken for the start.
     LogStartJumped = "log-start-jumped",
-    /// Lags are not known while the log ends with offsets that hold no record.
-    GapsUnread = "gaps-unread",
-    /// Who cannot read the log takes a foreign instance for silent.
+    /// Who cannot read the log, or stood still, takes a foreign instance for silent.
     DeafListens = "deaf-listens",
     /// The refs of an atomic push are set one by one.
     AtomicSetApart = "atomic-set-apart",

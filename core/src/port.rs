@@ -385,6 +385,8 @@ pub(crate) enum Owner {
     ReadRecords(Partition),
     /// A look at where a partition ends.
     Probe(Partition),
+    /// The end of the reports, while a foreign instance is listened for.
+    Silence,
     /// A look at a partition's end, by a site that became active while it ran.
     ReadEnd(Partition),
     /// The last folded record, to recognise the log by.

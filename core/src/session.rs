@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::config::{Config, FOREIGN_SILENCE, SESSION_AFTER};
-use crate::ids::{Digest, Epoch, Instance, LogId, Partition, Seq};
+use crate::ids::{Digest, Epoch, Instance, LogId, Offset, Partition, Seq};
 use crate::journal::Session as Stored;
 use crate::mutant::Mutant;
 use crate::partition::Part;
@@ -29,6 +29,19 @@ struct Foreign {
     speaker: Speaker,
     report: u64,
     since: Instant,
+}
+
+/// All reports up to an offset.
+pub(crate) type Heard<'a> = (&'a Peers, Offset);
+
+/// Whether a foreign instance has been silent, or this site deaf.
+#[derive(Debug, PartialEq, Eq)]
+enum Silence {
+    /// To be asked for from then on.
+    Unasked(Instant),
+    Asked,
+    /// The reports end there, asked for when silence had lasted long enough.
+    UpTo(Offset),
 }
 
 /// Partition 0 says which log this is: what was opened as a part of another one stops.
@@ -51,6 +64,7 @@ pub(crate) struct Session {
     /// An epoch has been chosen.
     chosen: bool,
     foreign: Option<Foreign>,
+    silence: Silence,
     /// When each opening or start was last sent, so that it is not sent again at once.
     asked: BTreeMap<(Partition, bool), Instant>,
     next_try: Instant,
@@ -72,6 +86,7 @@ impl Session {
             is_stored: false,
             chosen: false,
             foreign: None,
+            silence: Silence::Unasked(Instant::default()),
             asked: BTreeMap::new(),
             next_try: Instant(0),
             log_id: LogId(rng.bits128()),
@@ -100,7 +115,7 @@ impl Session {
     }
 
     /// Does what can be done now towards speaking, and notices the end of it.
-    pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: Option<&Peers>) {
+    pub(crate) fn step(&mut self, now: Now, out: &mut Out, parts: &mut [Part], heard: Option<&Heard<'_>>) {
         let belongs = self.belongs(&parts[0]);
         self.joins |= !belongs && !self.ready && parts[0].fold.control().opened.is_some();
         if self.over || self.watch_fence(out, parts) || self.differs(out, parts) || !self.is_stored {
@@ -129,7 +144,7 @@ impl Session {
                 return;
             }
         }
-        self.try_on(now, out, parts, peers);
+        self.try_on(now, out, parts, heard);
         self.get_ready(out, parts, belongs);
     }
 
@@ -209,7 +224,7 @@ impl Session {
         out.client(ClientEffect::Exit { code: 75, why: String::from(why) });
     }
 
-    fn try_on(&mut self, now: Now, out: &mut Out, parts: &mut [Part], peers: Option<&Peers>) {
+    fn try_on(&mut self, now: Now, out: &mut Out, parts: &mut [Part], heard: Option<&Heard<'_>>) {
         self.next_try = now.at + SESSION_AFTER;
         // A log that is not the one folded before is left as it is, and who speaks is told by partition 0.
         if parts[0].stopped.is_some() || parts.iter().all(|part| part.producer.in_force || part.stopped.is_some()) {
@@ -229,7 +244,7 @@ impl Session {
         if member.is_none() || (member == Some(&MemberState::Evicted) && !evicted_may_try) {
             return;
         }
-        if !self.chosen && !self.choose_epoch(now, out, parts, peers) {
+        if !self.chosen && !self.choose_epoch(now, out, parts, heard) {
             return;
         }
         if !parts[0].producer.in_force {
@@ -246,9 +261,9 @@ impl Session {
     }
 
     /// True once an epoch is chosen. A foreign pair in force is listened for first.
-    fn choose_epoch(&mut self, now: Now, out: &mut Out, parts: &[Part], peers: Option<&Peers>) -> bool {
-        let Some(peers) = peers else { return false };
-        let site = &self.config.site;
+    fn choose_epoch(&mut self, now: Now, out: &mut Out, parts: &[Part], heard: Option<&Heard<'_>>) -> bool {
+        let Some((peers, position)) = heard else { return false };
+        let site = &self.config.site.clone();
         // A start is sent to the other partitions when it counted in partition 0, so it may be heard of there first.
         let places = if self.config.mutants.on(Mutant::ForeignUnheardElsewhere) { &parts[..1] } else { parts };
         let speaker = places.iter().filter_map(|part| self.speaker(part)).max_by_key(|it| it.epoch).cloned();
@@ -272,6 +287,9 @@ impl Session {
                 Some(first) if now.at.since(first.since) < FOREIGN_SILENCE => return false,
                 Some(_) => {}
             }
+            if !self.has_heard(now, out, *position) {
+                return false;
+            }
         }
         let known = parts.iter().filter_map(|part| self.speaker(part)).map(|speaker| speaker.epoch);
         let ended = parts.iter().filter_map(|part| part.fold.control().members.ended.get(site).copied());
@@ -288,11 +306,23 @@ impl Session {
         true
     }
 
-    /// The reports cannot be read: silence of a foreign instance counts from the next moment on at which they can.
-    pub(crate) fn is_deaf(&mut self, now: Now) {
-        if let Some(foreign) = self.foreign.as_mut().filter(|_| !self.config.mutants.on(Mutant::DeafListens)) {
-            foreign.since = now.at;
+    /// True once all that the log held, asked for now or later, has been heard. A daemon that could not read, or stood
+    /// still, has heard nothing, and that is not silence.
+    fn has_heard(&mut self, now: Now, out: &mut Out, position: Offset) -> bool {
+        if self.config.mutants.on(Mutant::DeafListens) {
+            return true;
         }
+        if matches!(self.silence, Silence::Unasked(from) if from <= now.at) {
+            self.silence = Silence::Asked;
+            let op = out.ask(Owner::Silence);
+            out.log(LogEffect::Read { op, topic: Topic::Progress, from: position, max: 1, wait: false });
+        }
+        matches!(self.silence, Silence::UpTo(end) if end <= position)
+    }
+
+    /// The reports' end, read after a foreign instance had seemed silent for long enough; `None`: it could not be.
+    pub(crate) fn reports_end(&mut self, now: Now, end: Option<Offset>) {
+        self.silence = end.map_or(Silence::Unasked(now.at + SESSION_AFTER), Silence::UpTo);
     }
 
     fn opening(&self) -> LogOpened {

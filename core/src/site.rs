@@ -178,8 +178,8 @@ impl Site {
         if self.session.over {
             return self.out.take();
         }
-        let peers = self.progress_read.then_some(&self.peers);
-        self.session.step(now, &mut self.out, &mut self.parts, peers);
+        let heard = self.progress_read.then_some((&self.peers, self.progress_position));
+        self.session.step(now, &mut self.out, &mut self.parts, heard.as_ref());
         if self.session.over {
             return self.out.take();
         }

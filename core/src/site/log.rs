@@ -40,6 +40,7 @@ impl Site {
                     }
                 }
                 Some(Owner::ReadProgress) => self.heard(records, next, end),
+                Some(Owner::Silence) => self.session.reports_end(now, Some(end)),
                 Some(Owner::ReadPublished) => self.aggregator.published(op, records, next, end),
                 Some(Owner::ReadEnd(partition)) => self.with(partition, |part, _, _| part.end_read(now, Some(end))),
                 Some(Owner::Probe(partition)) => {
@@ -81,9 +82,9 @@ impl Site {
             Some(Owner::ReadProgress) => {
                 self.progress_reading = false;
                 self.progress_retry = Some(now.at + crate::config::RETRY_AFTER);
-                self.session.is_deaf(now);
             }
             Some(Owner::ReadPublished) => self.aggregator.again(now, false),
+            Some(Owner::Silence) => self.session.reports_end(now, None),
             Some(Owner::ReadEnd(partition)) => self.with(partition, |part, _, _| part.end_read(now, None)),
             Some(Owner::Probe(_)) => self.aggregator.probe_failed(now),
             _ => {}

@@ -5,7 +5,6 @@ use alloc::collections::BTreeMap;
 use super::Site;
 use crate::ids::{Offset, Partition};
 use crate::monitor::Lag;
-use crate::mutant::Mutant;
 use crate::names::SiteId;
 use crate::partition::Part;
 use crate::progress::Mark;
@@ -20,9 +19,7 @@ impl Site {
     }
 
     fn lag_in(&self, part: &Part, mark: Option<&Mark>) -> Option<Lag> {
-        let blind = self.config.mutants.on(Mutant::GapsUnread);
-        let folded = if blind { Offset(0) } else { part.folded_to() };
-        self.monitor.lag(part.partition, mark, part.known_end(), folded)
+        self.monitor.lag(part.partition, mark, part.known_end(), part.folded_to())
     }
 
     /// Milliseconds by which this site's clock is ahead of the log's; `None` while nobody knows.

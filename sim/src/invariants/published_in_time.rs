@@ -1,5 +1,5 @@
-//! As long as all active sites are undisturbed, what each of them reported as applied is republished within a minute.
-//! Whoever is not active is not waited for.
+//! As long as all active sites are undisturbed, what each of them reported as applied is republished within a minute,
+//! or others before it are. Whoever is not active is not waited for.
 //!
 //! Catches publications that wait for a site which was evicted.
 
@@ -26,6 +26,8 @@ pub(super) struct PublishedInTime {
     /// Accepted and not published, with the tick since when it could be.
     waiting: BTreeMap<(Partition, Offset), Option<u64>>,
     active: Vec<SiteId>,
+    /// The tick of the last publication: they go one after the other.
+    published: u64,
 }
 
 impl Invariant for PublishedInTime {
@@ -49,6 +51,7 @@ impl Invariant for PublishedInTime {
                 self.applied.add(&seen.naive, report, |mark, offset| mark.applied(offset));
             }
             Event::Published { offset } => {
+                self.published = self.ticks;
                 let entry = seen.published.iter().rev().find(|entry| entry.offset == *offset);
                 if let Some(published) = entry.and_then(|entry| Published::decode(&entry.value)) {
                     self.waiting.remove(&(published.data.partition, published.data.offset));
@@ -80,7 +83,7 @@ impl PublishedInTime {
                 *since = Some(ticks);
             }
         }
-        let late = |since: &Option<u64>| since.is_some_and(|since| since + IN_TIME_TICKS < ticks);
+        let late = |since: &Option<u64>| since.is_some_and(|since| since.max(self.published) + IN_TIME_TICKS < ticks);
         let (partition, offset) = self.waiting.iter().find(|(_, since)| late(since)).map(|(at, _)| *at)?;
         self.waiting.remove(&(partition, offset));
         let what = format!("partition {partition} offset {offset} was applied by all active sites");

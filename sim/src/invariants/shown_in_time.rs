@@ -1,5 +1,6 @@
 //! An undisturbed site shows what was accepted within half a minute, and with replicated visibility within that time of
 //! the last active site's word that it staged it: nothing waits for who is not active, or for a visibility of the past.
+//! Long packs take their time.
 //!
 //! Catches flips that wait for a site which was evicted, and updates that stay behind another one's deadline.
 
@@ -40,6 +41,8 @@ pub(super) struct ShownInTime {
     ticks: u64,
     visibility: BTreeMap<RepoName, Visibility>,
     waiting: BTreeMap<(Partition, Offset), Waiting>,
+    /// When a push to a repository last had its pack in `packdata`: that may take long.
+    long: BTreeMap<RepoName, u64>,
     /// Reports that are too new.
     fresh: Vec<(u64, Arc<Report>)>,
     staged: Claims,
@@ -90,11 +93,17 @@ impl ShownInTime {
             (Body::RepoConfigured(wish), Some(repo)) => {
                 self.visibility.extend(wish.visibility.map(|visibility| (repo, visibility)));
             }
-            (Body::Push(_), Some(repo)) => {
+            (Body::Push(push), Some(repo)) => {
+                if push.pack.is_some() {
+                    self.long.insert(repo, self.ticks);
+                    return;
+                }
                 let accepted = judged_updates(decision).filter(|(_, word)| *word == "accepted");
                 let set: Vec<_> = accepted.map(|(update, _)| (update.name.clone(), update.new)).collect();
                 let replicated = self.visibility.get(&repo) == Some(&Visibility::Replicated);
-                if !set.is_empty() {
+                // What was cut at a long pack waits for it.
+                let alone = self.long.get(&repo).is_none_or(|at| at + LOOKED_TICKS < self.ticks);
+                if !set.is_empty() && alone {
                     let since = self.ticks;
                     self.waiting.insert((partition, offset), Waiting { repo, set, replicated, since });
                 }
@@ -124,8 +133,11 @@ impl ShownInTime {
         }
         for ((partition, offset), it) in &self.waiting {
             let staged = || {
+                // Between showing and flushing a report may take back what the one before it said of staging.
+                let says = |site: &SiteId| seen.reports.get(site).and_then(|it| it.partitions.get(partition));
                 let has = |(site, instance): (&SiteId, &Option<Instance>)| {
                     self.staged.hold(site, *partition, *offset, |it| Some(it) == *instance)
+                        && says(site).is_some_and(|mark| mark.staged(*offset))
                 };
                 self.active.iter().all(has)
             };

@@ -17,6 +17,9 @@ const NAME: &str = "starts-at-once";
 /// Less than the 30 s of listening to a foreign instance.
 const AT_ONCE_TICKS: u64 = 25;
 
+/// Who reads fewer records at once may take longer to read all reports.
+const READS_ON: usize = 32;
+
 type Pair = (Epoch, Instance);
 
 /// See the module.
@@ -41,7 +44,8 @@ impl Invariant for StartsAtOnce {
             Event::Started { site, daemon } if !seen.shadows.contains(daemon) => {
                 self.waiting.remove(site);
                 let own = seen.starts.get(daemon).and_then(|start| start.own);
-                if let Some(own) = own.filter(|own| in_force(seen, site) == Some(*own)) {
+                let reads_on = seen.limits.read_records >= READS_ON;
+                if let Some(own) = own.filter(|own| in_force(seen, site) == Some(*own) && reads_on) {
                     self.waiting.insert(site.clone(), (*daemon, own, self.ticks));
                 }
             }

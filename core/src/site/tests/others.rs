@@ -170,16 +170,37 @@ fn who_hears_nothing_of_a_foreign_instance_takes_its_place() {
 }
 
 #[test]
-fn who_could_not_read_the_log_has_heard_no_silence() {
-    let (mut world, mut site) = listening();
-    world.pass(&mut site, Duration::from_secs(10));
-    let op = site.out.ask(Owner::ReadProgress);
-    let effects = site.handle(world.now, Input::Log(LogInput::ReadFailed { op }));
-    world.run(&mut site, effects);
-    world.pass(&mut site, Duration::from_secs(25));
-    assert_eq!((world.exit, world.ready), (None, false));
-    world.pass(&mut site, Duration::from_secs(10));
-    assert_eq!((world.exit, world.ready), (None, true));
+fn who_stood_still_has_heard_no_silence() {
+    for speaks in [true, false] {
+        let (mut world, mut site) = listening();
+        let reports = world.log.get_mut(&Topic::Progress).expect("it reported");
+        let mut report = Report::decode(reports.last().expect("it reported")).expect("one of ours");
+        report.number += 1;
+        if speaks {
+            reports.push(Arc::from(report.encode()));
+        }
+        world.now.at = world.now.at + Duration::from_secs(60);
+        let effects = site.handle_timeout(world.now);
+        world.run(&mut site, effects);
+        world.pass(&mut site, Duration::from_secs(3));
+        assert_eq!((world.exit, world.ready), (speaks.then_some(75), !speaks), "{speaks}");
+    }
+}
+
+#[test]
+fn who_cannot_read_the_reports_asks_again_and_takes_nobody_over_meanwhile() {
+    let (world, mut site) = listening();
+    let later = Now { at: world.now.at + Duration::from_secs(60), ..world.now };
+    let asked = |effects: Vec<Effect>| {
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Log(LogEffect::Read { op, topic: Topic::Progress, wait: false, .. }) => Some(op),
+            _ => None,
+        })
+    };
+    let op = asked(site.handle_timeout(later)).expect("it asks");
+    assert_eq!(asked(site.handle(later, Input::Log(LogInput::ReadFailed { op }))), None);
+    let later = Now { at: later.at + Duration::from_secs(2), ..later };
+    assert!(asked(site.handle_timeout(later)).is_some());
 }
 
 #[test]
