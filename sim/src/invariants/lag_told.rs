@@ -127,7 +127,8 @@ impl LagTold {
 fn overstated(seen: &Observed, partition: Partition, lag: Lag, reported: Offset) -> Option<String> {
     let log = seen.log.get(&partition)?;
     let newest = log.last()?;
-    let first = log.get(log.partition_point(|entry| entry.offset < reported));
+    // Where the first offset holds no record, the one before it is taken.
+    let first = log.get(log.partition_point(|entry| entry.offset <= reported).saturating_sub(1));
     let millis = first.map_or(0, |entry| newest.time_ms.saturating_sub(entry.time_ms)) + TOLERANCE_MS;
     let messages = newest.offset.next().0.saturating_sub(reported.0) + GAP;
     let wrong = lag.millis > millis || lag.messages > messages;

@@ -68,10 +68,8 @@ impl Invariant for StrangersOnly {
             Event::Misshaped { site, repo } => {
                 self.misshaped.insert((site.clone(), repo.clone()));
             }
-            Event::Started { site, daemon } => {
-                if starts_behind(seen, site, *daemon) {
-                    self.set_back.insert(site.clone());
-                }
+            Event::Started { site, daemon } if starts_behind(seen, site, *daemon) => {
+                self.set_back.insert(site.clone());
             }
             Event::DiskLost { site } | Event::Stopped { site, power: true, .. } => {
                 self.recovering.insert(site.clone());
