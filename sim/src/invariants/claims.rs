@@ -3,6 +3,7 @@
 //! A claim is for ever: what was durable once is. Later reports may name less (their lists are bounded).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::SiteId;
@@ -15,6 +16,23 @@ use crate::naive::Naive;
 struct Done {
     next: Offset,
     open: BTreeSet<Offset>,
+}
+
+/// Reports that count only once they are some ticks old, when who is undisturbed has read them.
+#[derive(Debug, Default)]
+pub(super) struct Fresh(Vec<(u64, Arc<Report>)>);
+
+impl Fresh {
+    /// Takes a report at this tick.
+    pub(super) fn push(&mut self, tick: u64, report: &Arc<Report>) {
+        self.0.push((tick, report.clone()));
+    }
+
+    /// Gives those that are more than `ticks` old now.
+    pub(super) fn aged(&mut self, now: u64, ticks: u64) -> impl Iterator<Item = Arc<Report>> + '_ {
+        let old = self.0.partition_point(|(at, _)| at + ticks < now);
+        self.0.drain(..old).map(|(_, report)| report)
+    }
 }
 
 /// By site, start and partition.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use refrain_core::config::Ack;
 use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::SiteId;
 use refrain_core::record::MemberState;
@@ -12,6 +13,26 @@ use crate::observed::{Event, Observed};
 
 /// Every member with its state and its instance in force.
 pub(super) type Members = BTreeMap<SiteId, (MemberState, Option<Instance>)>;
+
+/// Whether as many of them, beside `own`, hold something as `ack` asks for.
+pub(super) fn enough(
+    ack: Ack,
+    members: &Members,
+    own: &SiteId,
+    holds: impl Fn(&SiteId, &Option<Instance>) -> bool,
+) -> bool {
+    let of_state = |states: &'static [MemberState]| {
+        members.iter().filter(move |(site, (state, _))| *site != own && states.contains(state))
+    };
+    match ack {
+        Ack::Log => true,
+        Ack::Sites(wanted) => {
+            let others = of_state(&[MemberState::Active, MemberState::Joining]);
+            others.filter(|(site, (_, instance))| holds(site, instance)).count() >= wanted as usize
+        }
+        Ack::All => of_state(&[MemberState::Active]).all(|(site, (_, instance))| holds(site, instance)),
+    }
+}
 
 /// Partition 0 as its records changed it, and how far each daemon is.
 #[derive(Debug, Default)]

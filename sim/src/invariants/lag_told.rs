@@ -5,14 +5,13 @@
 //! Catches lags that stay unknown, or grow with the log, and clocks with the wrong sign.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use refrain_core::ids::{Offset, Partition};
 use refrain_core::monitor::Lag;
 use refrain_core::names::SiteId;
-use refrain_core::progress::Report;
 
 use super::broken;
+use super::claims::Fresh;
 use crate::observed::{Event, Invariant, Observed, SiteView, Violation};
 
 const NAME: &str = "lag-told";
@@ -32,7 +31,7 @@ const TOLERANCE_MS: u64 = 3_000;
 pub(super) struct LagTold {
     ticks: u64,
     /// Reports that are too new.
-    fresh: Vec<(u64, Arc<Report>)>,
+    fresh: Fresh,
     /// The furthest first open offset that each site had reported a while ago.
     reported: BTreeMap<(SiteId, Partition), Offset>,
     /// Who has said how often in a row that it does not know how far whom is behind.
@@ -52,7 +51,7 @@ impl Invariant for LagTold {
 
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         match event {
-            Event::Reported { report, .. } => self.fresh.push((self.ticks, report.clone())),
+            Event::Reported { report, .. } => self.fresh.push(self.ticks, report),
             Event::Tick => {
                 self.ticks += 1;
                 self.read_reports();
@@ -72,8 +71,7 @@ impl Invariant for LagTold {
 impl LagTold {
     fn read_reports(&mut self) {
         let ticks = self.ticks;
-        let old = self.fresh.partition_point(|(at, _)| at + READ_TICKS < ticks);
-        for (_, report) in self.fresh.drain(..old) {
+        for report in self.fresh.aged(ticks, READ_TICKS) {
             for (partition, mark) in &report.partitions {
                 let known = self.reported.entry((report.site.clone(), *partition)).or_default();
                 *known = mark.first_open().max(*known);

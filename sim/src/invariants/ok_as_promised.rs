@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use refrain_core::config::Ack;
 use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::Answer;
@@ -16,7 +15,7 @@ use refrain_core::progress::Report;
 use refrain_core::record::{HEADER_BYTES_MAX, MemberState};
 
 use super::claims::Claims;
-use super::known::Known;
+use super::known::{Known, enough};
 use super::places::{place_after, place_from};
 use super::pushes::{FINE, Index, Said};
 use super::{broken, short};
@@ -160,17 +159,7 @@ impl OkAsPromised {
             objects && (!unchanged || applied(site, instance))
         };
         let Some(members) = self.known.members(push.daemon, 0) else { return true };
-        let of_state = |states: &'static [MemberState]| {
-            members.iter().filter(move |(site, (state, _))| **site != push.site && states.contains(state))
-        };
-        match push.ack {
-            Ack::Log => true,
-            Ack::Sites(wanted) => {
-                let others = of_state(&[MemberState::Active, MemberState::Joining]);
-                others.filter(|(site, (_, instance))| holds(site, instance)).count() >= wanted as usize
-            }
-            Ack::All => of_state(&[MemberState::Active]).all(|(site, (_, instance))| holds(site, instance)),
-        }
+        enough(push.ack, members, &push.site, holds)
     }
 }
 
@@ -193,6 +182,8 @@ fn may_be_early(seen: &Observed, push: &ClientPush) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use refrain_core::config::Ack;
+
     use super::*;
     use crate::invariants::testing::{World, absent, run, update, value};
 

@@ -5,14 +5,12 @@
 //! Catches flips that wait for a site which was evicted, and updates that stay behind another one's deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use refrain_core::ids::{Instance, Offset, Oid, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
-use refrain_core::progress::Report;
 use refrain_core::record::{Body, Visibility};
 
-use super::claims::Claims;
+use super::claims::{Claims, Fresh};
 use super::pushes::judged_updates;
 use super::{broken, short};
 use crate::observed::{Event, Invariant, Observed, Violation};
@@ -44,7 +42,7 @@ pub(super) struct ShownInTime {
     /// When a push to a repository last had its pack in `packdata`: that may take long.
     long: BTreeMap<RepoName, u64>,
     /// Reports that are too new.
-    fresh: Vec<(u64, Arc<Report>)>,
+    fresh: Fresh,
     staged: Claims,
     /// Repositories in which somebody changed something behind a site's daemon.
     foreign: BTreeSet<(SiteId, RepoName)>,
@@ -65,7 +63,7 @@ impl Invariant for ShownInTime {
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         match event {
             Event::Appended { partition, offset } => self.appended(seen, *partition, *offset),
-            Event::Reported { report, .. } => self.fresh.push((self.ticks, report.clone())),
+            Event::Reported { report, .. } => self.fresh.push(self.ticks, report),
             Event::RefSet { site, repo, foreign: true, .. } | Event::Misshaped { site, repo } => {
                 self.foreign.insert((site.clone(), repo.clone()));
             }
@@ -115,8 +113,7 @@ impl ShownInTime {
     fn follow(&mut self, seen: &Observed) {
         let ticks = self.ticks;
         self.waiting.retain(|_, it| it.since + LOOKED_TICKS >= ticks);
-        let old = self.fresh.partition_point(|(at, _)| at + IN_TIME_TICKS < ticks);
-        for (_, report) in self.fresh.drain(..old) {
+        for report in self.fresh.aged(ticks, IN_TIME_TICKS) {
             self.staged.add(&seen.naive, &report, |mark, offset| mark.staged(offset));
         }
         let state = seen.naive.partitions.get(&Partition(0));

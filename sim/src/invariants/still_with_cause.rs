@@ -4,18 +4,14 @@
 //! Catches acknowledgements that wait for a site which was evicted.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use refrain_core::config::Ack;
 use refrain_core::ids::{Instance, Offset, Partition};
 use refrain_core::names::{RefName, RepoName, SiteId};
 use refrain_core::port::Answer;
-use refrain_core::progress::Report;
-use refrain_core::record::MemberState;
 
 use super::broken;
-use super::claims::Claims;
-use super::known::{Known, Members};
+use super::claims::{Claims, Fresh};
+use super::known::{Known, Members, enough};
 use super::pushes::{FINE, Index, Said};
 use crate::observed::{ClientPush, Event, Invariant, Observed, Violation};
 
@@ -32,7 +28,7 @@ pub(super) struct StillWithCause {
     ticks: u64,
     records: Index,
     /// Reports that are too new.
-    fresh: Vec<(u64, Arc<Report>)>,
+    fresh: Fresh,
     flushed: Claims,
     known: Known,
     /// What each daemon knew of the members last, and since when.
@@ -63,15 +59,14 @@ impl Invariant for StillWithCause {
                     *known = (now, self.ticks);
                 }
             }
-            Event::Reported { report, .. } => self.fresh.push((self.ticks, report.clone())),
+            Event::Reported { report, .. } => self.fresh.push(self.ticks, report),
             Event::RefSet { site, repo, name, .. } => {
                 self.set.insert((site.clone(), repo.clone(), name.clone()), self.ticks);
             }
             Event::Tick => {
                 self.ticks += 1;
                 let ticks = self.ticks;
-                let old = self.fresh.partition_point(|(at, _)| at + KNOWN_TICKS < ticks);
-                for (_, report) in self.fresh.drain(..old) {
+                for report in self.fresh.aged(ticks, KNOWN_TICKS) {
                     self.flushed.add(&seen.naive, &report, |mark, offset| mark.flushed(offset));
                 }
             }
@@ -116,23 +111,15 @@ impl StillWithCause {
         let holds = |site: &SiteId, instance: &Option<Instance>| {
             self.flushed.hold(site, partition, offset, |it| Some(it) == *instance)
         };
-        let of_state = |states: &'static [MemberState]| {
-            members.iter().filter(move |(site, (state, _))| **site != push.site && states.contains(state))
-        };
-        let enough = match push.ack {
-            Ack::Log => true,
-            Ack::Sites(wanted) => {
-                let others = of_state(&[MemberState::Active, MemberState::Joining]);
-                others.filter(|(site, (_, instance))| holds(site, instance)).count() >= wanted as usize
-            }
-            Ack::All => of_state(&[MemberState::Active]).all(|(site, (_, instance))| holds(site, instance)),
-        };
-        enough && words.iter().all(|word| *word == "accepted")
+        enough(push.ack, members, &push.site, holds) && words.iter().all(|word| *word == "accepted")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use refrain_core::config::Ack;
+    use refrain_core::record::MemberState;
+
     use super::*;
     use crate::invariants::testing::{World, absent, run, update, value};
 
