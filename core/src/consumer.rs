@@ -26,7 +26,7 @@ use alloc::vec::Vec;
 pub(crate) use objects::PackRead;
 pub(crate) use put_back::Strayed;
 pub(crate) use work::Source;
-use work::{Pending, RepoWork, State};
+use work::{Pending, RepoWork, State, Unflushed};
 
 use crate::config::{Config, Limits};
 use crate::ids::{Offset, Partition};
@@ -53,9 +53,9 @@ pub struct Consumer {
     made: BTreeSet<RepoName>,
     repos: BTreeMap<RepoName, RepoWork>,
     pending: BTreeMap<Offset, Pending>,
-    /// Set in Git, and waiting for a flush; with the round of flushing that will cover it. A commit that comes before
-    /// that flush must still hold the work, or a crash in between would forget that it is not durable.
-    unflushed: BTreeMap<Offset, (u64, Work)>,
+    /// Set in Git, and waiting for a flush. A commit that comes before that flush must still hold the work, or a crash
+    /// in between would forget that it is not durable.
+    unflushed: BTreeMap<Offset, Unflushed>,
     /// Pushes to a repository's former life, with the record that ended it: they are done with when that is.
     ended: BTreeMap<Offset, (Offset, Work)>,
     /// Refs that are done with while other refs of their push are not: once that is flushed (the round), the journal
@@ -324,12 +324,14 @@ impl Consumer {
             // The next look at Git finds what a crash undoes of it, the next try what is missing again.
             return;
         }
-        self.settle(offset, pending.work, overtaken);
+        let staged = pending.is_durably_staged();
+        self.settle(offset, pending.work, staged, overtaken);
     }
 
     /// Git shows the work, or what came after it; a flush makes that durable.
-    fn settle(&mut self, offset: Offset, work: Work, overtaken: bool) {
-        self.unflushed.insert(offset, (self.round, work));
+    fn settle(&mut self, offset: Offset, work: Work, staged: bool, overtaken: bool) {
+        let staged = staged && !self.mutants.on(Mutant::StagedTakenBack);
+        self.unflushed.insert(offset, Unflushed { round: self.round, work, staged });
         // Below the floor nothing is remembered, whatever is overtaken late.
         if overtaken && (offset >= self.floor || self.mutants.on(Mutant::FloorFalls)) {
             self.overtaken.insert(offset);
@@ -416,7 +418,7 @@ impl Consumer {
     fn open_work(&self) -> impl Iterator<Item = (Offset, &Work)> {
         let pending = self.pending.iter().filter(|(_, it)| it.is_record()).map(|(offset, it)| (offset, &it.work));
         let ended = self.ended.iter().map(|(offset, (_, work))| (offset, work));
-        let unflushed = self.unflushed.iter().map(|(offset, (_, work))| (offset, work));
+        let unflushed = self.unflushed.iter().map(|(offset, it)| (offset, &it.work));
         pending.chain(ended).chain(unflushed).map(|(offset, work)| (*offset, work))
     }
 

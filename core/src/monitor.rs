@@ -56,9 +56,9 @@ impl Monitor {
         }
     }
 
-    /// How far a site with this mark is behind `end`, the log's end, for who has folded all below `folded`; `None` if it
-    /// never reported, if the end is not known or not reached, or if nobody knows when the first record was appended that
-    /// it has not applied. Behind the last record the log may have offsets that hold none.
+    /// How far a site with this mark is behind `end`, the log's end, for who has folded all below `folded`; `None` if
+    /// it never reported, if the end is not known or not reached, or if nobody knows when the first record was
+    /// appended that it has not applied. Behind the last record the log may have offsets that hold none.
     pub fn lag(&self, partition: Partition, mark: Option<&Mark>, end: Option<Offset>, folded: Offset) -> Option<Lag> {
         let (mark, end) = (mark?, end?);
         let open = mark.first_open();

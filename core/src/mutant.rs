@@ -201,6 +201,8 @@ mutants! {
     LogStartJumped = "log-start-jumped",
     /// Who cannot read the log, or stood still, takes a foreign instance for silent.
     DeafListens = "deaf-listens",
+    /// That an update is staged is taken back between its showing and the flush of that.
+    StagedTakenBack = "staged-taken-back",
     /// The refs of an atomic push are set one by one.
     AtomicSetApart = "atomic-set-apart",
     /// HEAD and Git settings that somebody changed behind the daemon are left so.

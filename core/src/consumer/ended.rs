@@ -43,7 +43,7 @@ impl Consumer {
         let done: Vec<Offset> = done.map(|(offset, _)| *offset).collect();
         for offset in done {
             let (_, work) = self.ended.remove(&offset).expect("found above");
-            self.settle(offset, work, true);
+            self.settle(offset, work, false, true);
         }
     }
 }

@@ -7,7 +7,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::Consumer;
-use super::work::State;
+use super::work::{Pending, State};
 use crate::ids::{Offset, Partition};
 use crate::journal::Work;
 use crate::mutant::Mutant;
@@ -25,8 +25,8 @@ impl Consumer {
     /// A flush failed: its repositories are still to be flushed.
     pub(crate) fn flush_failed(&mut self, repos: BTreeSet<RepoName>) {
         self.dirty.extend(repos);
-        for (round, _) in self.unflushed.values_mut() {
-            *round = self.round;
+        for it in self.unflushed.values_mut() {
+            it.round = self.round;
         }
         for (round, _, _) in &mut self.trims {
             *round = self.round;
@@ -41,7 +41,7 @@ impl Consumer {
     /// Everything up to `round` is durable in Git.
     pub(crate) fn flushed(&mut self, round: u64) {
         let done: Vec<Offset> =
-            self.unflushed.iter().filter(|(_, (at, _))| *at <= round).map(|(offset, _)| *offset).collect();
+            self.unflushed.iter().filter(|(_, it)| it.round <= round).map(|(offset, _)| *offset).collect();
         for offset in done {
             self.unflushed.remove(&offset);
             self.settled.insert(offset);
@@ -63,7 +63,7 @@ impl Consumer {
                 continue;
             }
             let pending = self.pending.get_mut(&offset).filter(|it| it.is_record()).map(|it| &mut it.work);
-            let unflushed = self.unflushed.get_mut(&offset).map(|(_, work)| work);
+            let unflushed = self.unflushed.get_mut(&offset).map(|it| &mut it.work);
             if let Some(Work::Push(push)) = pending.or(unflushed) {
                 push.changes.retain(|change| change.name != name);
                 // The next commit writes it anew.
@@ -97,7 +97,8 @@ impl Consumer {
         changes
     }
 
-    /// What may be reported at the fold position `next`. Set but unflushed is an exception like pending.
+    /// What may be reported at the fold position `next`. Set but unflushed is an exception like pending, and staged if it
+    /// was: who takes that back, and dies before the flush, makes the others wait for `flip_timeout`.
     pub(crate) fn mark(&self, next: Offset) -> Mark {
         let early = self.mutants.on(Mutant::ProgressBeforeFlush);
         let unflushed = self.unflushed.keys().filter(|_| !early);
@@ -105,7 +106,8 @@ impl Consumer {
         let mut except: Vec<Offset> = pending.chain(self.ended.keys()).chain(unflushed).copied().collect();
         except.sort_unstable();
         let staged = except.iter().copied().filter(|offset| {
-            self.pending.get(offset).is_some_and(|pending| pending.state == State::Staged { flushed: None })
+            self.pending.get(offset).is_some_and(Pending::is_durably_staged)
+                || self.unflushed.get(offset).is_some_and(|it| it.staged)
         });
         let mut mark = Mark {
             next,

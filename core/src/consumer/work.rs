@@ -66,6 +66,16 @@ pub(super) enum Aim {
     Base,
 }
 
+/// Work that Git shows and no flush has made durable yet.
+#[derive(Debug)]
+pub(super) struct Unflushed {
+    /// The round of flushing that will cover it.
+    pub round: u64,
+    pub work: Work,
+    /// Its objects were flushed, and may have been reported, before it was shown.
+    pub staged: bool,
+}
+
 /// How far its objects are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -112,6 +122,11 @@ impl Pending {
     /// Until it is done this site has not applied all that it should; a base is only a means to that.
     pub(super) fn is_owed(&self) -> bool {
         self.aim != Aim::Base
+    }
+
+    /// Its objects are held here, durably, until every site may show it.
+    pub(super) fn is_durably_staged(&self) -> bool {
+        self.state == State::Staged { flushed: None }
     }
 
     pub(super) fn is_parked(&self) -> bool {

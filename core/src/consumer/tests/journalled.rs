@@ -116,3 +116,27 @@ fn work_from_the_journal_leaves_it_when_it_is_done() {
     consumer.flushed(round);
     assert_eq!(journalled(&mut consumer), [None]);
 }
+
+#[test]
+fn what_is_staged_is_said_to_be_until_it_is_said_to_be_applied() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let update = replicated(push("refs/heads/a", None, oid(1), vec![]));
+    consumer.accept(now, &mut out, RECENT, update, Source::Inline(Arc::from([])));
+    consumer.received(now, &mut out, &repo, RECENT, crate::port::Received::Complete);
+    let said = |consumer: &Consumer| {
+        let mark = consumer.mark(RECENT.next());
+        (mark.staged(RECENT), mark.applied(RECENT))
+    };
+    assert_eq!(said(&consumer), (false, false), "its objects are to be flushed");
+    let (round, _) = consumer.begin_flush();
+    consumer.flushed(round);
+    assert_eq!(said(&consumer), (true, false));
+    consumer.show(now, &mut out, RECENT);
+    consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Done], &[]);
+    assert_eq!(said(&consumer), (true, false), "it is shown, and to be flushed");
+    let (round, _) = consumer.begin_flush();
+    consumer.flushed(round);
+    assert_eq!(said(&consumer), (true, true));
+}
