@@ -97,8 +97,8 @@ impl Consumer {
         changes
     }
 
-    /// What may be reported at the fold position `next`. Set but unflushed is an exception like pending, and staged if it
-    /// was: who takes that back, and dies before the flush, makes the others wait for `flip_timeout`.
+    /// What may be reported at the fold position `next`. Set but unflushed is an exception like pending, and staged if
+    /// it was: who takes that back, and dies before the flush, makes the others wait for `flip_timeout`.
     pub(crate) fn mark(&self, next: Offset) -> Mark {
         let early = self.mutants.on(Mutant::ProgressBeforeFlush);
         let unflushed = self.unflushed.keys().filter(|_| !early);
