@@ -307,7 +307,8 @@ impl Consumer {
             self.finish_ended(repo, upto);
         } else {
             entry.left_alone = Some(upto);
-            if may {
+            self.leave_shape(repo, upto);
+            if let Some(entry) = self.repos.get_mut(repo).filter(|entry| may && !entry.shapes.is_empty()) {
                 entry.not_before = now.at + crate::config::RETRY_AFTER;
                 self.retry_at(now.at + crate::config::RETRY_AFTER);
                 // Nobody knows how long that lasts, and what is proved may be collected meanwhile.
@@ -395,7 +396,8 @@ impl Consumer {
     /// Whether `name` shows `value` only because later ones wait for the other sites.
     pub(crate) fn hides(&self, repo: &RepoName, name: &RefName, value: Option<crate::ids::Oid>) -> bool {
         let Some(work) = self.repos.get(repo).and_then(|entry| entry.refs.get(name)) else { return false };
-        let staged = |at: &Offset| self.pending.get(at).is_some_and(|it| matches!(it.state, State::Staged { .. }));
+        let waits = |it: &Pending| it.is_record() && matches!(it.state, State::Staged { .. });
+        let staged = |at: &Offset| self.pending.get(at).is_some_and(waits);
         work.shown == value && work.values.iter().any(|(at, _)| staged(at))
     }
 

@@ -207,6 +207,12 @@ mutants! {
     AtomicSetApart = "atomic-set-apart",
     /// HEAD and Git settings that somebody changed behind the daemon are left so.
     ShapeKept = "shape-kept",
+    /// What is put back is shown before its objects are durable.
+    PutBackUnflushed = "put-back-unflushed",
+    /// What is put back is asked of other sites only, never of the log.
+    PutBackFromPeers = "put-back-from-peers",
+    /// A shape that cannot be put back is tried until it can.
+    ShapeInsisted = "shape-insisted",
     /// Git settings that an order leaves out are taken away.
     SettingsForgotten = "settings-forgotten",
     /// Which partition a repository is at home in is told by the hash alone.

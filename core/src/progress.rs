@@ -50,7 +50,7 @@ pub struct Mark {
     /// Below this offset nothing is said of overtaken ones any more.
     #[serde(default)]
     pub floor: Offset,
-    /// Of `except`, how many wait for objects that could not be had.
+    /// How much waits for objects that could not be had: of `except`, and of what is put back here.
     #[serde(default)]
     pub parked: u32,
     /// The fold's digest at `next`, where nothing lies between the two.

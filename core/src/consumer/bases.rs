@@ -24,10 +24,11 @@ impl Consumer {
         if self.mutants.on(Mutant::BasesForgotten) {
             return;
         }
-        let Some(push) = self.pending.get(&offset).and_then(Pending::push).cloned() else { return };
+        let Some(pending) = self.pending.get(&offset) else { return };
+        let (Some(push), aim) = (pending.push().cloned(), pending.aim) else { return };
         for have in &push.haves {
-            // A record is cut at what came before it; any other claim is none.
-            if let Some(since) = have.since.filter(|since| *since < offset) {
+            // A record is cut at what came before it; any other claim is none. What is put back has no record.
+            if let Some(since) = have.since.filter(|since| *since < offset || aim == Aim::PutBack) {
                 self.want_base(now, &push, since, have);
             }
         }

@@ -179,7 +179,9 @@ impl Consumer {
         }
         let work = |change: &Change| self.repos.get(&push.repo).and_then(|entry| entry.refs.get(&change.name));
         let blocked = |change| work(change).is_some_and(|work| work.unsure.is_some_and(|newest| newest > offset));
-        push.replicated || !self.may_set(&push.repo) || self.pending[&offset].keep || push.changes.iter().any(blocked)
+        let pending = &self.pending[&offset];
+        let waits = push.replicated || pending.aim == Aim::PutBack || pending.keep;
+        waits || !self.may_set(&push.repo) || push.changes.iter().any(blocked)
     }
 
     /// A proof stops at what a ref shows here, which is complete, and at pending values proved before. That an object
@@ -206,13 +208,17 @@ impl Consumer {
         // Written after it was asked for, so only a flush that begins from here on covers it.
         self.dirty.insert(repo.clone());
         self.release(out, repo, offset);
-        let round = self.round;
+        let (round, unflushed) = (self.round, self.mutants.on(Mutant::PutBackUnflushed));
         let Some(pending) = self.asked(repo, offset) else { return self.pump(now, out, repo) };
         let push = pending.push().expect("only pushes have objects").clone();
         match outcome {
             Received::Complete if pending.aim == Aim::Base => self.base_received(repo, offset),
             Received::Complete => {
-                pending.state = if push.replicated { State::Staged { flushed: Some(round) } } else { State::Ready };
+                // The journal proves nothing anew after a power failure of what it does not name: that is durable
+                // before a ref names it.
+                let flushes = pending.aim == Aim::PutBack && !unflushed;
+                let waits = push.replicated || flushes;
+                pending.state = if waits { State::Staged { flushed: Some(round) } } else { State::Ready };
                 // The log has the pack, should it be needed again; of what is put back it has none.
                 if pending.is_record() {
                     self.set_source(offset, Source::Log);
@@ -316,6 +322,7 @@ impl Consumer {
             out.notice(Notice::Parked { partition: self.partition, offset, missing });
         }
         if in_vain {
+            self.halve(now, repo, offset);
             self.want_bases(now, offset);
         }
         self.retry_at(until);

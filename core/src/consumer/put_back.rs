@@ -6,9 +6,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Consumer;
-use super::work::{Aim, Source};
+use super::work::{Aim, Pending, Source, State};
 use crate::ids::{Incarnation, Offset, Oid};
 use crate::journal::{Change, PushWork, Work};
+use crate::mutant::Mutant;
 use crate::names::{RefName, RepoName};
 use crate::port::{Notice, Now, Out, RepoShape};
 use crate::record::Have;
@@ -38,7 +39,31 @@ impl Consumer {
     ) {
         let busy: BTreeSet<RefName> = self.busy_refs(repo).cloned().collect();
         strayed.retain(|it| !busy.contains(&it.name));
-        let Some(offset) = self.room_to_put_back(repo, next).filter(|_| !strayed.is_empty()) else { return };
+        // What is to go needs no objects, and waits for nobody's.
+        let (there, gone): (Vec<Strayed>, Vec<Strayed>) = strayed.into_iter().partition(|it| it.entry.is_some());
+        for strayed in [gone, there] {
+            self.take_strayed(now, out, (repo, incarnation), (strayed, &haves), next);
+        }
+        self.pump(now, out, repo);
+    }
+
+    fn take_strayed(
+        &mut self,
+        now: Now,
+        out: &mut Out,
+        (repo, incarnation): (&RepoName, Incarnation),
+        (strayed, haves): (Vec<Strayed>, &[Have]),
+        next: Offset,
+    ) {
+        // Which record set a ref tells where its objects can be read again, if no other site has them.
+        let since = |it: &Strayed| {
+            let entry = it.entry.as_ref()?;
+            let since = Some(entry.since).filter(|_| !self.mutants.on(Mutant::PutBackFromPeers));
+            Some(Have { name: it.name.clone(), value: entry.value, since })
+        };
+        let haves: Vec<Have> = haves.iter().cloned().chain(strayed.iter().filter_map(since)).collect();
+        let since = haves.iter().filter_map(|have| have.since).collect();
+        let Some(offset) = self.room_to_put_back(repo, next, &since).filter(|_| !strayed.is_empty()) else { return };
         let origin = strayed.iter().find_map(|it| it.entry.as_ref()).map_or(&self.site, |entry| &entry.site).clone();
         let changes = strayed.iter().map(|it| Change {
             name: it.name.clone(),
@@ -65,7 +90,35 @@ impl Consumer {
             }
             out.notice(Notice::ForeignRef { repo: repo.clone(), name, actual });
         }
-        self.pump(now, out, repo);
+    }
+
+    /// Refs whose objects no site had are put back each half for itself from then on: what is lost for good holds up
+    /// nothing but itself.
+    pub(super) fn halve(&mut self, now: Now, repo: &RepoName, offset: Offset) {
+        let Some(push) = self.asked(repo, offset).filter(|it| it.aim == Aim::PutBack).and_then(|it| it.push().cloned())
+        else {
+            return;
+        };
+        let open = |change: &&Change| self.is_open(repo, &change.name, offset);
+        let open: Vec<Change> = push.changes.iter().filter(open).cloned().collect();
+        let since = push.haves.iter().filter_map(|have| have.since).collect();
+        let half = open.len() / 2;
+        let Some(other) = self.room_to_put_back(repo, offset, &since).filter(|_| half > 0) else { return };
+        let (first, second) = open.split_at(half);
+        for change in second {
+            let work = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(&change.name));
+            let work = work.expect("it is open");
+            work.values.iter_mut().filter(|(at, _)| *at == offset).for_each(|(at, _)| *at = other);
+            work.unsure = work.unsure.map(|at| if at == offset { other } else { at });
+        }
+        let of = |changes: &[Change]| Work::Push(PushWork { changes: changes.to_vec(), ..push.clone() });
+        let pending = self.pending.get_mut(&offset).expect("found above");
+        (pending.work, pending.open) = (of(first), first.len());
+        let source = Source::Inline(Arc::from([]));
+        let another = Pending::new(of(second), State::Waiting, source, second.len(), now.at);
+        let another = Pending { aim: Aim::PutBack, showable: true, told: pending.told, ..another };
+        self.pending.insert(other, another);
+        self.repos.get_mut(repo).expect("it has refs").offsets.insert(other);
     }
 
     /// Gives a repository its HEAD and its Git settings again.
@@ -76,7 +129,8 @@ impl Consumer {
         (repo, shape): (&RepoName, &RepoShape),
         next: Offset,
     ) {
-        let Some(offset) = self.room_to_put_back(repo, next).filter(|_| self.may_set(repo)) else { return };
+        let none = BTreeSet::new();
+        let Some(offset) = self.room_to_put_back(repo, next, &none).filter(|_| self.may_set(repo)) else { return };
         let work = Work::Repo { repo: repo.clone(), shape: Some(shape.clone()) };
         self.take_to_put_back(now, offset, work, Source::Log);
         out.notice(Notice::ForeignShape { repo: repo.clone() });
@@ -86,20 +140,36 @@ impl Consumer {
     fn take_to_put_back(&mut self, now: Now, offset: Offset, work: Work, source: Source) {
         self.take(now.at, offset, work, source);
         if let Some(pending) = self.pending.get_mut(&offset) {
-            pending.aim = Aim::PutBack;
+            (pending.aim, pending.showable) = (Aim::PutBack, true);
+        }
+    }
+
+    /// A shape that could not be put back is left until the next look at Git: who waits for it would wait with all
+    /// that the repository is to show.
+    pub(super) fn leave_shape(&mut self, repo: &RepoName, upto: Offset) {
+        if self.mutants.on(Mutant::ShapeInsisted) {
+            return;
+        }
+        let put_back = |at: &Offset| self.pending.get(at).is_some_and(|it| it.aim == Aim::PutBack);
+        let Some(entry) = self.repos.get_mut(repo) else { return };
+        let left: Vec<Offset> =
+            entry.shapes.iter().map(|(at, _)| *at).filter(|at| *at <= upto && put_back(at)).collect();
+        entry.shapes.retain(|(at, _)| !left.contains(at));
+        for offset in left {
+            self.finish(offset, false);
         }
     }
 
     /// What records left has limits of its own, and may wait for just what is to be put back here.
-    fn room_to_put_back(&self, repo: &RepoName, next: Offset) -> Option<Offset> {
+    fn room_to_put_back(&self, repo: &RepoName, next: Offset, not: &BTreeSet<Offset>) -> Option<Offset> {
         let others = self.pending.values().filter(|it| !it.is_record()).count();
         let may = !self.is_reshaped(repo) && others < self.limits.unproved;
-        may.then(|| self.unused_below(repo, next)).flatten()
+        may.then(|| self.unused_below(repo, next, not)).flatten()
     }
 
-    /// An offset to keep the work by, of a record that left none here or whose work is long done. Looked for as far
-    /// back as offsets can be in use.
-    fn unused_below(&self, repo: &RepoName, next: Offset) -> Option<Offset> {
+    /// An offset to keep the work by, of a record that left none here or whose work is long done, and none of those
+    /// that it may have to read again. Looked for as far back as offsets can be in use.
+    fn unused_below(&self, repo: &RepoName, next: Offset, not: &BTreeSet<Offset>) -> Option<Offset> {
         // The answer to a question about an overtaken push, of whatever repository, must not be taken for one about
         // this work.
         let asked: BTreeSet<Offset> =
@@ -107,7 +177,8 @@ impl Consumer {
         let none = BTreeSet::new();
         let kept = self.repos.get(repo).map_or(&none, |entry| &entry.kept);
         let free = |at: &Offset| {
-            !asked.contains(at)
+            !not.contains(at)
+                && !asked.contains(at)
                 && !kept.contains(at)
                 && !self.pending.contains_key(at)
                 && !self.ended.contains_key(at)
@@ -115,7 +186,7 @@ impl Consumer {
                 && !self.settled.contains(at)
                 && !self.journalled.contains(at)
         };
-        let sets = [&asked, kept, &self.settled, &self.journalled].map(BTreeSet::len);
+        let sets = [not, &asked, kept, &self.settled, &self.journalled].map(BTreeSet::len);
         let used = sets.iter().sum::<usize>() + self.unshown() + self.unflushed.len();
         (1..=(used as u64 + 1).min(next.0)).map(|back| Offset(next.0 - back)).find(free)
     }

@@ -1,11 +1,10 @@
 //! Refs: the newest accepted value that may be shown, by compare-and-set on what Git has.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Consumer;
-use super::work::{Pending, RepoWork, Source, State};
+use super::work::{Aim, Pending, RepoWork, Source, State};
 use crate::config::{RETRY_AFTER, TOGETHER_MAX};
 use crate::ids::{Offset, Oid};
 use crate::mutant::Mutant;
@@ -85,6 +84,7 @@ impl Consumer {
     fn can_show(&self, offset: &Offset) -> bool {
         self.pending.get(offset).is_some_and(|it| match &it.state {
             State::Ready => true,
+            State::Staged { flushed } if it.aim == Aim::PutBack => flushed.is_none(),
             State::Staged { .. } => it.showable || self.mutants.on(Mutant::FlipWithoutProgress),
             State::Waiting | State::Busy | State::Parked { .. } => false,
         })
@@ -135,7 +135,7 @@ impl Consumer {
         }
     }
 
-    fn is_open(&self, repo: &RepoName, name: &RefName, offset: Offset) -> bool {
+    pub(super) fn is_open(&self, repo: &RepoName, name: &RefName, offset: Offset) -> bool {
         let work = self.repos.get(repo).and_then(|entry| entry.refs.get(name));
         work.is_some_and(|work| work.values.iter().any(|(at, _)| *at == offset))
     }
@@ -145,13 +145,12 @@ impl Consumer {
     fn hold(&mut self, offset: Offset) {
         let Some(pending) = self.pending.get_mut(&offset) else { return };
         let held = pending.keep || pending.push().is_none_or(|push| push.tips().is_empty());
-        if held || pending.state != State::Ready || self.mutants.on(Mutant::RetriedUnkept) {
+        // What is put back is held anyway.
+        if held || !pending.is_record() || pending.state != State::Ready || self.mutants.on(Mutant::RetriedUnkept) {
             return;
         }
         (pending.keep, pending.state) = (true, State::Waiting);
-        // The offset of what is put back names another's record, which has nothing for it.
-        let source = if pending.is_record() { Source::Here(None) } else { Source::Inline(Arc::from([])) };
-        self.set_source(offset, source);
+        self.set_source(offset, Source::Here(None));
     }
 
     /// As [`Consumer::hold`], for all that is proved in a repository that cannot be brought into shape.

@@ -7,11 +7,12 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::Consumer;
-use super::work::{Pending, State};
+use super::work::{Aim, Pending, State};
 use crate::ids::{Offset, Partition};
 use crate::journal::Work;
 use crate::mutant::Mutant;
 use crate::names::RepoName;
+use crate::port::{Now, Out};
 use crate::progress::Mark;
 
 impl Consumer {
@@ -53,6 +54,16 @@ impl Consumer {
             {
                 *flushed = None;
             }
+        }
+    }
+
+    /// What is put back, and had to be durable first, is shown.
+    pub(crate) fn show_put_back(&mut self, now: Now, out: &mut Out) {
+        let flushed = |it: &&Pending| it.aim == Aim::PutBack && it.state == State::Staged { flushed: None };
+        let of = |it: &Pending| it.push().map(|push| push.repo.clone());
+        let repos: BTreeSet<RepoName> = self.pending.values().filter(flushed).filter_map(of).collect();
+        for repo in repos {
+            self.pump(now, out, &repo);
         }
     }
 
@@ -102,7 +113,8 @@ impl Consumer {
     pub(crate) fn mark(&self, next: Offset) -> Mark {
         let early = self.mutants.on(Mutant::ProgressBeforeFlush);
         let unflushed = self.unflushed.keys().filter(|_| !early);
-        let pending = self.pending.iter().filter(|(_, it)| it.is_owed()).map(|(offset, _)| offset);
+        // What is put back has the offset of a record that is applied.
+        let pending = self.pending.iter().filter(|(_, it)| it.is_record()).map(|(offset, _)| offset);
         let mut except: Vec<Offset> = pending.chain(self.ended.keys()).chain(unflushed).copied().collect();
         except.sort_unstable();
         let staged = except.iter().copied().filter(|offset| {

@@ -85,7 +85,8 @@ pub(super) enum State {
     Busy,
     /// Proved to be complete.
     Ready,
-    /// Proved, held by a keep ref, and waiting for the other sites; `flushed` names the flush it waits for.
+    /// Proved, held by a keep ref, and waiting for the other sites, or, if it is put back, for nothing but the flush;
+    /// `flushed` names the flush it waits for.
     Staged { flushed: Option<u64> },
     /// They could not be had; tried again at `until`.
     Parked { until: Instant, tries: u32 },
@@ -126,7 +127,7 @@ impl Pending {
 
     /// Its objects are held here, durably, until every site may show it.
     pub(super) fn is_durably_staged(&self) -> bool {
-        self.state == State::Staged { flushed: None }
+        self.is_record() && self.state == State::Staged { flushed: None }
     }
 
     pub(super) fn is_parked(&self) -> bool {

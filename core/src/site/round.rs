@@ -79,7 +79,12 @@ impl Site {
     pub(super) fn flushed(&mut self, now: Now, ok: bool) {
         let Phase::Flushing(rounds) = core::mem::take(&mut self.round.phase) else { return };
         for (part, (round, repos)) in self.parts.iter_mut().zip(rounds) {
-            if ok { part.consumer.flushed(round) } else { part.consumer.flush_failed(repos) }
+            if ok {
+                part.consumer.flushed(round);
+                part.consumer.show_put_back(now, &mut self.out);
+            } else {
+                part.consumer.flush_failed(repos);
+            }
         }
         if !ok {
             self.round.not_before = now.at + crate::config::RETRY_AFTER;

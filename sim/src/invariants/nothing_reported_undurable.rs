@@ -143,10 +143,11 @@ impl NothingReportedUndurable {
                 let what = format!("{what}, which set {repo} {name} to {new}; durable there is {}", short(value));
                 found.push(broken(NAME, what));
             }
-            // Replaced in Git already by a push that the report calls open: gc may have taken what that let go.
+            // Replaced in Git already by a push that the report calls open, or set anew to the same value by one: gc
+            // may have taken what was let go.
             let shown = view.and_then(|view| view.refs.get(&update.name)).copied();
             let later = place.and_then(|place| history.get(place..)).unwrap_or_default();
-            let replaced = shown != value && later.iter().any(|(at, _)| !mark.applied(*at));
+            let replaced = later.iter().any(|(at, to)| !mark.applied(*at) && (shown != value || *to == value));
             if let Some(tip) = value.filter(|_| place.is_some() && !strayed && !replaced)
                 && let Some(missing) = self.proofs.missing(seen, Of::Durable, (site, repo), tip)
             {

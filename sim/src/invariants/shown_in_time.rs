@@ -44,8 +44,11 @@ pub(super) struct ShownInTime {
     /// Reports that are too new.
     fresh: Fresh,
     staged: Claims,
-    /// Repositories in which somebody changed something behind a site's daemon.
+    /// Repositories in which somebody changed refs behind a site's daemon.
     foreign: BTreeSet<(SiteId, RepoName)>,
+    /// Or HEAD or settings: what cannot be given to it may be awaited only if a record says so.
+    misshaped: BTreeSet<(SiteId, RepoName)>,
+    configured: BTreeMap<RepoName, u64>,
     /// The active sites with their instances, and since when these are.
     active: BTreeMap<SiteId, Option<Instance>>,
     active_since: u64,
@@ -64,8 +67,11 @@ impl Invariant for ShownInTime {
         match event {
             Event::Appended { partition, offset } => self.appended(seen, *partition, *offset),
             Event::Reported { report, .. } => self.fresh.push(self.ticks, report),
-            Event::RefSet { site, repo, foreign: true, .. } | Event::Misshaped { site, repo } => {
+            Event::RefSet { site, repo, foreign: true, .. } => {
                 self.foreign.insert((site.clone(), repo.clone()));
+            }
+            Event::Misshaped { site, repo } => {
+                self.misshaped.insert((site.clone(), repo.clone()));
             }
             Event::Tick => {
                 self.ticks += 1;
@@ -89,6 +95,7 @@ impl ShownInTime {
                 self.visibility.insert(repo, created.visibility);
             }
             (Body::RepoConfigured(wish), Some(repo)) => {
+                self.configured.insert(repo.clone(), self.ticks);
                 self.visibility.extend(wish.visibility.map(|visibility| (repo, visibility)));
             }
             (Body::Push(push), Some(repo)) => {
@@ -151,7 +158,10 @@ impl ShownInTime {
     /// A ref of the push that the site should show as it says, and does not.
     fn lacks(&self, seen: &Observed, site: &SiteId, offset: Offset, it: &Waiting) -> Option<(RefName, Option<Oid>)> {
         let view = seen.sites.get(site).filter(|view| view.undisturbed > UNDISTURBED)?;
-        if self.foreign.contains(&(site.clone(), it.repo.clone())) || view.asked_in_vain.contains_key(&it.repo) {
+        let place = (site.clone(), it.repo.clone());
+        let configured = self.configured.get(&it.repo).is_some_and(|at| at + LOOKED_TICKS >= self.ticks);
+        let excused = self.foreign.contains(&place) || self.misshaped.contains(&place) && configured;
+        if excused || view.asked_in_vain.contains_key(&it.repo) {
             return None;
         }
         let shown = |name: &RefName| view.repos.get(&it.repo).and_then(|repo| repo.refs.get(name)).copied();

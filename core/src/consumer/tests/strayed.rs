@@ -19,6 +19,8 @@ fn what_is_put_back_is_not_journalled_and_what_was_found_is_held() {
     let have = Have { name: branch("refs/heads/a"), value: oid(1), since: None };
     let pack = Source::Inline(Arc::from([]));
     consumer.received(now, &mut out, &repo, Offset(99), crate::port::Received::Complete);
+    assert_eq!(last_edit(&out.take()), None, "its objects are to be flushed first");
+    flush(now, &mut out, &mut consumer);
     let effects = out.take();
     assert_eq!((last_edit(&effects), holds_found(&effects)), (Some((Some(oid(9)), Some(oid(1)))), Some(true)));
     consumer.accept(now, &mut out, Offset(100), push("refs/heads/b", None, oid(2), vec![have]), pack);
@@ -30,6 +32,74 @@ fn what_is_put_back_is_not_journalled_and_what_was_found_is_held() {
     let (round, _) = consumer.begin_flush();
     consumer.flushed(round);
     assert_eq!(consumer.mark(Offset(101)).except, [Offset(100)]);
+}
+
+fn flush(now: Now, out: &mut Out, consumer: &mut Consumer) {
+    let (round, _) = consumer.begin_flush();
+    consumer.flushed(round);
+    consumer.show_put_back(now, out);
+}
+
+/// Refs that somebody deleted, or made.
+fn look(there: &[(&str, u64)], made: &[&str]) -> (Vec<Strayed>, Vec<Have>) {
+    let there = there.iter().map(|(name, since)| {
+        let entry = strayed(name, oid(*since as u8)).entry.expect("it belongs there");
+        Strayed {
+            name: branch(name),
+            actual: None,
+            entry: Some(crate::table::RefEntry { since: Offset(*since), ..entry }),
+        }
+    });
+    let made = made.iter().map(|name| Strayed { name: branch(name), actual: Some(oid(9)), entry: None });
+    (there.chain(made).collect(), vec![])
+}
+
+#[test]
+fn what_somebody_made_goes_whatever_becomes_of_the_others() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let look = look(&[("refs/heads/a", 7)], &["refs/heads/b"]);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), look, Offset(100));
+    assert_eq!(last_edit(&out.take()), Some((Some(oid(9)), None)));
+}
+
+#[test]
+fn what_no_site_has_is_read_from_the_log_and_holds_up_nothing_else() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let look = look(&[("refs/heads/a", 98), ("refs/heads/b", 99)], &[]);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), look, Offset(100));
+    assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(97)], "not by what it may have to read");
+    let missing = |value| crate::port::Received::Missing(oid(value));
+    consumer.received(now, &mut out, &repo, Offset(97), missing(98));
+    consumer.fetched(now, &mut out, &repo, Offset(97), false);
+    let pending = |consumer: &Consumer| consumer.pending.keys().map(|at| at.0).collect::<Vec<_>>();
+    assert_eq!(pending(&consumer), [96, 97, 98, 99], "each for itself, and the two records that set them");
+    // One of them is here after all.
+    consumer.received(now, &mut out, &repo, Offset(98), missing(98));
+    let record = |effect: &Effect| matches!(effect, Effect::Log(crate::port::LogEffect::Read { from: Offset(98), .. }));
+    assert!(out.take().iter().any(record));
+    consumer.pack_read(now, &mut out, &repo, Offset(98), PackRead::Failed);
+    for offset in [96, 97, 99] {
+        consumer.received(now, &mut out, &repo, Offset(offset), crate::port::Received::Complete);
+    }
+    flush(now, &mut out, &mut consumer);
+    assert!(last_edit(&out.take()).is_some());
+}
+
+#[test]
+fn a_shape_that_cannot_be_put_back_holds_up_no_push() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    let shape = made(1).expect("a shape");
+    consumer.put_shape_back(now, &mut out, (&repo, &shape), Offset(100));
+    consumer.accept(now, &mut out, Offset(100), deletion("refs/heads/a", oid(1)), Source::Log);
+    assert_eq!(last_edit(&out.take()), None);
+    consumer.ensured(now, &mut out, &repo, crate::port::Ensured::Failed);
+    assert_eq!(last_edit(&out.take()), Some((Some(oid(1)), None)));
 }
 
 #[test]
@@ -167,11 +237,14 @@ fn what_could_not_be_put_back_at_once_takes_nothing_from_the_record_whose_offset
         (vec![strayed("refs/heads/a", oid(1))], vec![]),
         Offset(100),
     );
+    assert_eq!(keeps(&out.take(), oid(1)), [Some(Offset(99))], "it is held until it is set");
     consumer.received(now, &mut out, &repo, Offset(99), crate::port::Received::Complete);
-    out.take();
+    flush(now, &mut out, &mut consumer);
     consumer.refs_set(now, &mut out, &repo, vec![crate::port::RefSet::Failed], &[]);
+    out.take();
+    consumer.wake(at(1_000), &mut out);
     let effects = out.take();
-    assert!(hides(&effects, oid(1)).is_some(), "it is proved again: {effects:?}");
+    assert!(last_edit(&effects).is_some(), "{effects:?}");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Log(_))), "{effects:?}");
 }
 
