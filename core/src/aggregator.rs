@@ -116,15 +116,16 @@ impl Aggregator {
         lane.more = verdicts.len() >= asked || !all_there;
         if all_there {
             lane.skipped = None;
-        } else if verdicts.is_empty() {
-            // Accepted, and no commit has carried it yet.
-            self.retry = Some(now.at + RETRY_AFTER);
         }
         for accepted in verdicts {
             if accepted.offset >= lane.next && !lane.done.contains(&accepted.offset) {
                 lane.after_probe.insert(accepted.offset, probe);
                 lane.candidates.insert(accepted.offset, accepted);
             }
+        }
+        if !all_there && lane.candidates.is_empty() {
+            // Accepted, and no commit has carried it yet.
+            self.retry = Some(now.at + RETRY_AFTER);
         }
     }
 

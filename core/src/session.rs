@@ -59,6 +59,8 @@ pub(crate) struct Session {
     config: Arc<Config>,
     pub voice: Voice,
     pub stored: Stored,
+    /// The instance that wrote the journal before: its start may have counted, and its crash kept it from being told.
+    former: Instance,
     /// The journal holds `stored`.
     pub is_stored: bool,
     /// An epoch has been chosen.
@@ -83,6 +85,7 @@ impl Session {
         let mut session = Self {
             voice: Voice { epoch: Epoch(0), instance, seq: Seq(0) },
             stored: Stored { instance, counted: before.counted },
+            former: before.instance,
             is_stored: false,
             chosen: false,
             foreign: None,
@@ -249,15 +252,24 @@ impl Session {
         }
         if !parts[0].producer.in_force {
             // Chosen, and the partition went on without us: the other start came first.
-            let beaten = self.speaker(&parts[0]).is_some_and(|speaker| speaker.epoch >= self.voice.epoch);
-            if beaten && !self.speaks_in(&parts[0]) {
+            if self.is_beaten(&parts[0]) {
                 return self.end(out, "another instance of this site started at the same time");
             }
             return self.append(now, out, &parts[0], Body::SiteStarted(SiteStarted { rules: RULES }));
         }
-        for part in parts.iter().skip(1).filter(|part| !part.producer.in_force && part.stopped.is_none()) {
+        let others = || parts.iter().skip(1).filter(|part| !part.producer.in_force && part.stopped.is_none());
+        // A start that did not count in partition 0 was copied there, and ours never will; a later epoch does.
+        if others().any(|part| self.is_beaten(part)) {
+            return self.end(out, "the start of another instance of this site was copied to a partition before ours");
+        }
+        for part in others() {
             self.append(now, out, part, Body::SiteStarted(SiteStarted { rules: RULES }));
         }
+    }
+
+    /// A start with our epoch or a later one came first there.
+    fn is_beaten(&self, part: &Part) -> bool {
+        !self.speaks_in(part) && self.speaker(part).is_some_and(|speaker| speaker.epoch >= self.voice.epoch)
     }
 
     /// True once an epoch is chosen. A foreign pair in force is listened for first.
@@ -267,7 +279,8 @@ impl Session {
         // A start is sent to the other partitions when it counted in partition 0, so it may be heard of there first.
         let places = if self.config.mutants.on(Mutant::ForeignUnheardElsewhere) { &parts[..1] } else { parts };
         let speaker = places.iter().filter_map(|part| self.speaker(part)).max_by_key(|it| it.epoch).cloned();
-        let own = speaker.as_ref().is_none_or(|it| self.stored.counted == Some((it.epoch, it.instance)));
+        let is_own = |it: &Speaker| self.stored.counted == Some((it.epoch, it.instance)) || it.instance == self.former;
+        let own = speaker.as_ref().is_none_or(is_own);
         if let Some(speaker) =
             speaker.filter(|_| !own && !self.config.take_over && !self.config.mutants.on(Mutant::ForeignUnheard))
         {

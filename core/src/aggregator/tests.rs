@@ -164,6 +164,25 @@ fn what_is_published_already_does_not_hide_what_is_not() {
 }
 
 #[test]
+fn what_no_commit_carries_yet_is_asked_for_after_a_while() {
+    let (mut aggregator, mut out, world) = at_the_end();
+    aggregator.restore(PUSHES);
+    assert!(asked_for(&mut aggregator, &mut out, &world).is_some());
+    // It does not fit beside the question, and the answer holds only what is published already.
+    aggregator.accepted(PUSHES, accepted(7));
+    let mark = Published::of(PUSHES, &accepted(3), Offset(1), [Offset(3)].into());
+    let op = aggregator.reading.expect("it reads on");
+    let value = Value::Published(Some(Arc::new(mark)));
+    aggregator.published(op, vec![Read { offset: Offset(0), time_ms: 0, value }], Offset(1), Offset(1));
+    aggregator.verdicts(Now::default(), PUSHES, vec![accepted(3)]);
+    assert_eq!(asked_for(&mut aggregator, &mut out, &world), None, "not at once");
+    let later = Now { at: Now::default().at + RETRY_AFTER, ..Now::default() };
+    let pushes = Fold::new(PUSHES, crate::config::RefDb::Log, Mutants::default());
+    aggregator.step(later, &mut out, &[&world.0, pushes.control()], &world.1, true);
+    assert!(out.take().iter().any(|it| matches!(it, Effect::Journal(JournalEffect::ReadVerdicts { .. }))));
+}
+
+#[test]
 fn the_journal_is_asked_again_while_it_gave_as_many_verdicts_as_fit() {
     let (mut aggregator, mut out, world) = at_the_end();
     aggregator.restore(PUSHES);

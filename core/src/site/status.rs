@@ -19,7 +19,9 @@ impl Site {
     }
 
     fn lag_in(&self, part: &Part, mark: Option<&Mark>) -> Option<Lag> {
-        self.monitor.lag(part.partition, mark, part.known_end(), part.folded_to())
+        // Who has stopped reads no further, and the end that it knows is one of the past.
+        let end = part.known_end().filter(|_| part.stopped.is_none());
+        self.monitor.lag(part.partition, mark, end, part.folded_to())
     }
 
     /// Milliseconds by which this site's clock is ahead of the log's; `None` while nobody knows.

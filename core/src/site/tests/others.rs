@@ -131,6 +131,30 @@ fn of_two_that_start_at_once_the_one_that_comes_second_gives_up() {
 }
 
 #[test]
+fn a_start_that_was_beaten_and_copied_to_another_partition_ends_who_beat_it() {
+    let mut world = World::new();
+    world.tune = |config| config.partitions = 2;
+    let mut first = world.start(1);
+    world.pass(&mut first, Duration::from_millis(100));
+    let opened = |partition| world.log[&Topic::PushData(Partition(partition))][0].clone();
+    let (zero, one) = (opened(0), opened(1));
+    drop(first);
+    world = World::new();
+    world.tune = |config| config.partitions = 2;
+    world.log.insert(Topic::PushData(Partition(0)), vec![zero]);
+    world.log.insert(Topic::PushData(Partition(1)), vec![one]);
+    let mut site = world.start(2);
+    // It counted nowhere, and is found there before ours comes.
+    world.log.entry(Topic::PushData(Partition(1))).or_default().push(foreign(1, 9, 0, started()));
+    world.pass(&mut site, Duration::from_secs(5));
+    assert_eq!((world.exit, world.ready), (Some(75), false));
+    let mut site = world.start(3);
+    world.exit = None;
+    world.pass(&mut site, Duration::from_secs(60));
+    assert_eq!((world.exit, world.ready), (None, true), "with a later epoch");
+}
+
+#[test]
 fn a_start_of_the_highest_epoch_leaves_none_for_another_and_the_daemon_says_so() {
     let highest = crate::record::EPOCH_MAX.0;
     for (epoch, exit) in [(highest - 1, None), (highest, Some(78))] {
@@ -304,6 +328,15 @@ fn a_look_at_the_end_that_failed_does_not_keep_a_lag_unknown() {
     let op = site.out.ask(Owner::ReadTime(Partition(0), Offset(1)));
     let _ = site.handle(world.now, Input::Log(LogInput::ReadFailed { op }));
     assert!(site.times_asked.is_empty());
+}
+
+#[test]
+fn the_lag_in_a_partition_that_stopped_is_not_known() {
+    let (_, mut site) = ready();
+    let lag = |site: &Site| site.lag(&SiteId::parse("ams").expect("valid"))[&Partition(0)].is_some();
+    assert!(lag(&site));
+    site.parts[0].is_strange(&mut site.out);
+    assert!(!lag(&site), "it reads no further, and the log goes on");
 }
 
 #[test]

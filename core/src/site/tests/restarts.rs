@@ -202,3 +202,18 @@ fn a_site_that_cannot_get_ready_for_a_ref_looks_for_what_is_in_its_way() {
     world.pass(&mut site, Duration::from_secs(60));
     assert!(!world.ready && world.audits > 1, "{} looks", world.audits);
 }
+
+#[test]
+fn a_start_whose_daemon_died_before_it_was_stored_as_counted_is_ones_own() {
+    for own in [true, false] {
+        let mut world = World::new();
+        let mut old = world.start(1);
+        world.pass(&mut old, Duration::from_secs(3));
+        drop(old);
+        let instance = if own { world.session.instance } else { crate::ids::Instance(9) };
+        (world.ready, world.waiting, world.session) = (false, vec![], Stored { instance, counted: None });
+        let mut site = world.start(2);
+        world.pass(&mut site, Duration::from_secs(5));
+        assert_eq!((world.exit, world.ready), (None, own));
+    }
+}
