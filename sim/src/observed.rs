@@ -112,10 +112,19 @@ pub struct Start {
     pub at_ms: u64,
     /// The last pair of this disk that counted, as its journal had it then.
     pub own: Option<(Epoch, Instance)>,
+    /// The instance of the last daemon on this disk, which may have ended before its journal had that it counted.
+    pub former: Instance,
     /// An operator said that it takes the site over.
     pub take_over: bool,
     /// The last record of each partition that its journal had folded, and the hash of its header line.
     pub folded: BTreeMap<Partition, (Offset, Digest)>,
+}
+
+impl Start {
+    /// The pair is that of a daemon which ran on this disk before.
+    pub fn follows(&self, pair: (Epoch, Instance)) -> bool {
+        self.own == Some(pair) || self.former == pair.1
+    }
 }
 
 /// A push as its client knows it.

@@ -40,6 +40,8 @@ pub struct Extra {
     pub stale_locks: BTreeMap<RefName, u64>,
     /// Somebody else holds all locks until then.
     pub locked_until: u64,
+    /// Its HEAD and its settings cannot be written before.
+    pub unwritable_until: u64,
     /// The sum of the refs' hashes under a key, and their number, for as long as no ref changes.
     summed: Option<(Digest, (Digest, u64))>,
 }
@@ -76,6 +78,7 @@ impl Extra {
             found: BTreeSet::new(),
             stale_locks: BTreeMap::new(),
             locked_until: 0,
+            unwritable_until: 0,
             summed: None,
         }
     }
@@ -194,14 +197,19 @@ impl Repo<'_> {
         let collides = |name: &RefName| name.directories().any(|dir| made.contains(dir));
         let gone: BTreeSet<&RefName> = edits.iter().filter(|edit| edit.new.is_none()).map(|edit| &edit.name).collect();
         let blocked = |edit: &Edit| {
-            self.extra.locked_until > now
-                || self.extra.stale_locks.get(&edit.name).is_some_and(|until| *until > now)
+            self.is_locked(now, std::slice::from_ref(edit))
                 || (edit.new.is_some() && collides(&edit.name))
                 || (edit.new.is_some() && edit.old.is_none() && self.is_in_the_way(&edit.name, &gone))
         };
         // Git takes all locks of a transaction or none.
         let any = edits.iter().zip(&refused).any(|(edit, refused)| refused.is_none() && blocked(edit));
         refused.into_iter().map(|refused| refused.or(any.then_some(RefSet::Failed))).collect()
+    }
+
+    /// Somebody holds a lock that one of the edits takes, or a crash left it.
+    pub fn is_locked(&self, now: u64, edits: &[Edit]) -> bool {
+        let stale = |edit: &Edit| self.extra.stale_locks.get(&edit.name).is_some_and(|until| *until > now);
+        !edits.is_empty() && (self.extra.locked_until > now || edits.iter().any(stale))
     }
 
     /// A ref that stays is a directory of `name`, or lies below it.
@@ -282,11 +290,22 @@ impl Repo<'_> {
         }
     }
 
-    /// The power fails: what is not flushed is lost, each for itself.
-    pub fn lose_unflushed(&mut self, rng: &mut Rng) {
+    /// No power failure changes the ref any more.
+    pub fn make_durable(&mut self, name: &RefName) {
+        self.extra.unflushed_refs.remove(name);
+        match self.view.refs.get(name) {
+            Some(value) => self.view.durable_refs.insert(name.clone(), *value),
+            None => self.view.durable_refs.remove(name),
+        };
+    }
+
+    /// The power fails: what is not flushed is lost, each for itself. Gives marks for what was lost.
+    pub fn lose_unflushed(&mut self, rng: &mut Rng) -> BTreeSet<&'static str> {
+        let mut lost = BTreeSet::new();
         self.extra.summed = None;
         for oid in std::mem::take(&mut self.extra.unflushed) {
             if rng.percent(50) {
+                lost.insert("lost-object");
                 self.view.swept += 1;
                 self.view.objects.remove(&oid);
                 self.extra.written.remove(&oid);
@@ -296,6 +315,7 @@ impl Repo<'_> {
         }
         for name in std::mem::take(&mut self.extra.unflushed_refs) {
             if rng.percent(50) {
+                lost.insert("lost-ref");
                 match self.view.durable_refs.get(&name) {
                     Some(value) => self.view.refs.insert(name, *value),
                     None => self.view.refs.remove(&name),
@@ -309,13 +329,25 @@ impl Repo<'_> {
         }
         let durable = &self.extra.durable_shape;
         if *durable != self.extra.shape && rng.percent(50) {
+            lost.insert("lost-shape");
             self.view.head = Some(durable.head.clone());
             self.view.git = durable.git.clone();
             self.extra.shape = durable.clone();
         }
         self.extra.durable_shape = self.extra.shape.clone();
+        let keeps = self.extra.keeps.len();
         self.extra.keeps.retain(|_, (_, durable)| *durable || rng.percent(50));
+        if self.extra.keeps.len() < keeps {
+            lost.insert("lost-keep");
+        }
+        // What a crash left is a file like any other.
+        let locks = self.extra.stale_locks.len();
+        self.extra.stale_locks.retain(|_, until| *until != u64::MAX || rng.percent(50));
+        if self.extra.stale_locks.len() < locks {
+            lost.insert("lost-lock");
+        }
         self.drop_conflicts();
+        lost
     }
 
     /// Two survivors of which one is the other's directory cannot both be on disk: the directory won.

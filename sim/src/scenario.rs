@@ -52,8 +52,9 @@ pub struct Scenario {
     pub replicated_percent: u32,
     /// How long a site waits for the others before it shows what is staged, in seconds.
     pub flip_seconds: u64,
-    /// Garbage younger than this is never collected, in seconds. Git's two weeks would outlast a run.
-    pub prune_seconds: u64,
+    /// Garbage younger than this is never collected, in seconds; a fifth of a run and at most 600 if nothing is said.
+    /// Git's two weeks would outlast a run.
+    pub prune_seconds: Option<u64>,
     /// Operators change Git settings, too.
     pub git_settings: bool,
     /// Nobody decides: what is appended is accepted.
@@ -140,7 +141,7 @@ impl Default for Scenario {
             ack: None,
             replicated_percent: 25,
             flip_seconds: 30,
-            prune_seconds: 600,
+            prune_seconds: None,
             git_settings: false,
             refdb_none: false,
             narrow: false,

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::observed::RepoView;
 use crate::repo::{Extra, Flushing};
-use crate::world::Happening;
+use crate::world::{Death, Happening};
 
 /// A machine.
 #[derive(Debug)]
@@ -67,10 +67,10 @@ pub struct Daemon {
     pub clock: Clock,
     /// When it will be woken, in virtual microseconds.
     pub wake: Option<u64>,
-    /// Killed when so many more effects are executed.
-    pub kill_in: Option<u32>,
-    /// The kill is to hit a ref transaction.
-    pub kill_in_refs: bool,
+    /// It dies when so many more effects are executed.
+    pub kill_in: Option<(u32, Death)>,
+    /// It dies in the next order to set at least so many refs.
+    pub kill_in_refs: Option<(usize, Death)>,
     /// Work of disks and links that is under way.
     pub under_way: BTreeMap<Op, Work>,
     /// Pushes that wait for an answer, by the adapter's number; with their place in `Observed::pushes`.
@@ -124,7 +124,7 @@ impl Daemon {
             clock,
             wake: None,
             kill_in: None,
-            kill_in_refs: false,
+            kill_in_refs: None,
             under_way: BTreeMap::new(),
             pushes: BTreeMap::new(),
             orders: BTreeMap::new(),

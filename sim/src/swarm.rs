@@ -153,7 +153,8 @@ impl Plan {
             pack_max: sizes.1,
             chunk_bytes: sizes.2,
             flip: scenario.flip_seconds * SECOND,
-            prune: scenario.prune_seconds * SECOND,
+            // A collection that comes at half of a run finds something that is old enough.
+            prune: scenario.prune_seconds.unwrap_or((scenario.seconds / 5).min(600)) * SECOND,
             git_settings: scenario.git_settings && scenario.is_on("git-settings"),
             refdb: if scenario.refdb_none { RefDb::None } else { RefDb::Log },
             limits: draw_limits(scenario.narrow, &mut root.fork("limits")),

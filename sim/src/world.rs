@@ -12,6 +12,8 @@ mod marks;
 mod refs;
 mod wire;
 
+pub use faults::Death;
+
 use std::collections::BTreeMap;
 
 use refrain_core::config::Config;
@@ -404,11 +406,12 @@ impl World {
     fn kill_is_due(&mut self, daemon: u64) -> bool {
         let at = &mut self.daemons[daemon as usize];
         match &mut at.kill_in {
-            Some(0) => {
-                self.stop(daemon, faults::Death::Killed);
+            Some((0, death)) => {
+                let death = *death;
+                self.stop(daemon, death);
                 true
             }
-            Some(left) => {
+            Some((left, _)) => {
                 *left -= 1;
                 false
             }

@@ -83,7 +83,7 @@ impl ForeignersHeard {
             is_start.then_some((record.header.epoch, record.header.instance))
         })?;
         let waited = decision.time_ms.saturating_sub(start.at_ms);
-        if start.own == Some(before) {
+        if start.follows(before) {
             return None;
         }
         // At least two times, for one may be taken for what was there before.
@@ -123,7 +123,13 @@ mod tests {
             world.seen.daemons.insert(7, (ams.clone(), Epoch(2), Instance(20)));
             world.seen.starts.insert(
                 7,
-                Start { at_ms: world.now_ms - waited, own, take_over, folded: std::collections::BTreeMap::new() },
+                Start {
+                    at_ms: world.now_ms - waited,
+                    own,
+                    former: Instance(0),
+                    take_over,
+                    folded: std::collections::BTreeMap::new(),
+                },
             );
             assert_eq!(run(&mut ForeignersHeard::default(), &world, &[start]).len(), found);
         }
@@ -134,7 +140,7 @@ mod tests {
         for (spoken, found) in [(0, 0), (1, 0), (3, 1)] {
             let (mut world, mut check) = (World::opened(&["ams"]), ForeignersHeard::default());
             let at_ms = world.now_ms - 30_000;
-            let start = Start { at_ms, own: None, take_over: false, folded: BTreeMap::new() };
+            let start = Start { at_ms, own: None, former: Instance(0), take_over: false, folded: BTreeMap::new() };
             world.seen.daemons.insert(7, (SiteId::parse("ams").expect("valid"), Epoch(2), Instance(20)));
             world.seen.starts.insert(7, start);
             for seq in 0..spoken {

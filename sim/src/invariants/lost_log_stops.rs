@@ -213,7 +213,13 @@ mod tests {
     /// Daemon 0 has read three records.
     fn reading() -> World {
         let mut world = World::opened(&["ams"]);
-        let start = Start { at_ms: 0, own: None, take_over: false, folded: BTreeMap::new() };
+        let start = Start {
+            at_ms: 0,
+            own: None,
+            former: refrain_core::ids::Instance(0),
+            take_over: false,
+            folded: BTreeMap::new(),
+        };
         world.seen.starts.insert(0, start);
         world.seen.read.insert((0, P0), Offset(3));
         world
@@ -245,7 +251,10 @@ mod tests {
         let hash = record::decode(&world.seen.log[&P0][2].value).line_hash;
         for (last, found) in [(2, 0), (1, 1), (7, 1)] {
             let folded = BTreeMap::from([(P0, (Offset(last), hash))]);
-            world.seen.starts.insert(0, Start { at_ms: 0, own: None, take_over: false, folded });
+            world.seen.starts.insert(
+                0,
+                Start { at_ms: 0, own: None, former: refrain_core::ids::Instance(0), take_over: false, folded },
+            );
             let started = Event::Started { site: ams(), daemon: 0 };
             assert_eq!(run(&mut LostLogStops::default(), &world, &[started, judged(3)]).len(), found, "{last}");
         }

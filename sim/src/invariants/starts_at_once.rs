@@ -43,9 +43,10 @@ impl Invariant for StartsAtOnce {
         match event {
             Event::Started { site, daemon } if !seen.shadows.contains(daemon) => {
                 self.waiting.remove(site);
-                let own = seen.starts.get(daemon).and_then(|start| start.own);
+                let start = seen.starts.get(daemon);
+                let own = in_force(seen, site).filter(|pair| start.is_some_and(|start| start.follows(*pair)));
                 let reads_on = seen.limits.read_records >= READS_ON;
-                if let Some(own) = own.filter(|own| in_force(seen, site) == Some(*own) && reads_on) {
+                if let Some(own) = own.filter(|_| reads_on) {
                     self.waiting.insert(site.clone(), (*daemon, own, self.ticks));
                 }
             }
@@ -93,7 +94,8 @@ mod tests {
         {
             let (mut world, mut check) = (World::opened(&["ams"]), StartsAtOnce::default());
             let site = SiteId::parse("ams").expect("valid");
-            let start = Start { at_ms: world.now_ms, own, take_over: false, folded: BTreeMap::new() };
+            let start =
+                Start { at_ms: world.now_ms, own, former: Instance(0), take_over: false, folded: BTreeMap::new() };
             world.seen.starts.insert(7, start);
             let started = Event::Started { site: site.clone(), daemon: 7 };
             assert_eq!(run(&mut check, &world, &[started]), []);

@@ -212,7 +212,16 @@ mod tests {
     fn set_back(world: &mut World) -> Event {
         let (site, ..) = world.seen.daemons[&0].clone();
         world.seen.sites.get_mut(&site).expect("there").journal.insert(Partition(0), Offset(2));
-        world.seen.starts.insert(0, Start { at_ms: 0, own: None, take_over: false, folded: BTreeMap::new() });
+        world.seen.starts.insert(
+            0,
+            Start {
+                at_ms: 0,
+                own: None,
+                former: refrain_core::ids::Instance(0),
+                take_over: false,
+                folded: BTreeMap::new(),
+            },
+        );
         Event::Started { site, daemon: 0 }
     }
 

@@ -41,9 +41,10 @@ impl World {
         });
         self.story.started(now, host, &self.hosts[host].name, take_over);
         let (core, effects) = Site::start(clock.read(now), config, restored, rng);
-        let own = self.hosts[host].disk.journal.session.counted;
+        let before = self.hosts[host].disk.journal.session;
+        let (own, former) = (before.counted, before.instance);
         let at_ms = crate::clock::EPOCH_MS + now / 1000;
-        self.observed.starts.insert(number, Start { at_ms, own, take_over, folded });
+        self.observed.starts.insert(number, Start { at_ms, own, former, take_over, folded });
         self.daemons.push(Daemon::new(host, core, clock));
         if self.hosts[host].shadow {
             self.observed.shadows.insert(number);

@@ -62,11 +62,9 @@ impl World {
                 return self.begin(daemon, op, work, way.unwrap_or(FETCH_TIMEOUT));
             }
         };
-        let dies = matches!(effect, GitEffect::SetRefs { .. }) && self.daemons[daemon as usize].kill_in_refs;
+        let edits = if let GitEffect::SetRefs { edits, .. } = &effect { edits.len() } else { 0 };
         self.begin(daemon, op, Work::Git(effect), takes);
-        if dies {
-            self.stop(daemon, super::faults::Death::Killed);
-        }
+        self.strike_in_refs(daemon, edits);
     }
 
     /// How long a question and its answer take between two machines; `None` if one of them is lost.
@@ -119,6 +117,9 @@ impl World {
             Work::Read(answer) => Input::Journal(answer),
             Work::Flush(repos) => {
                 let ok = self.hosts[host].slow == 1 || self.disk_rng.percent(80);
+                if !ok {
+                    self.coverage.mark("world", "flush-failed");
+                }
                 let ok = ok && !self.is_full(host);
                 if ok {
                     self.flushed(host, repos);
@@ -323,6 +324,10 @@ impl World {
         }
         let here = self.hosts[host].disk.extras.get(repo).map(|extra| &extra.shape);
         if if_absent && same && shape.as_ref() != here {
+            return Ensured::Failed;
+        }
+        let unwritable = self.hosts[host].disk.extras.get(repo).is_some_and(|it| it.unwritable_until > self.now());
+        if same && unwritable {
             return Ensured::Failed;
         }
         if let Some(former) = life.filter(|_| !same) {

@@ -75,16 +75,17 @@ impl World {
         self.expect_people(host);
         match strike.kind {
             Kind::Crash if strikes_all(&strike) => {
-                (0..self.plan.sites.len()).for_each(|host| self.kill_soon(host, strike.dice % 5 + host as u64));
+                let soon = |host| strike.dice % 5 + host as u64;
+                (0..self.plan.sites.len()).for_each(|host| self.kill_soon(host, soon(host), Death::Killed));
             }
-            Kind::Crash => self.kill_soon(host, strike.dice % 7),
+            Kind::Crash => self.kill_soon(host, strike.dice % 7, Death::Killed),
             Kind::Power if strikes_all(&strike) => (0..self.plan.sites.len()).for_each(|host| self.power_off(host)),
-            Kind::TornRefs => {
-                if let Some(daemon) = self.hosts[host].daemon {
-                    self.daemons[daemon as usize].kill_in_refs = true;
-                }
-            }
+            // Three in four hit between two effects, or among the renames of a transaction: at a moment of its own
+            // choice the disk mostly rests.
+            Kind::Power if strike.dice / 6 % 4 < 2 => self.kill_soon(host, strike.dice / 24 % 12, Death::Power),
+            Kind::Power if strike.dice / 6 % 4 == 2 => self.kill_in_refs(&strike, Death::Power),
             Kind::Power => self.power_off(host),
+            Kind::TornRefs => self.kill_in_refs(&strike, Death::Killed),
             Kind::Pause => {
                 let until = self.now() + strike.lasts;
                 self.hosts[host].paused_until = self.hosts[host].paused_until.max(until);
@@ -116,13 +117,13 @@ impl World {
         self.queue.after(strike.lasts, Happening::Heal(at));
     }
 
-    /// Whether there is what it strikes. An old copy strikes when it is put back.
+    /// Whether there is what it strikes. An old copy strikes when it is put back, a torn transaction when one is torn.
     fn strikes_at_once(&self, strike: &Strike) -> bool {
         let is_up = |host: &Host| host.daemon.is_some();
         match strike.kind {
             Kind::Crash if strikes_all(strike) => self.hosts.iter().any(is_up),
-            Kind::Crash | Kind::TornRefs => is_up(&self.hosts[strike.host]),
-            Kind::OldJournal | Kind::OldBackup => false,
+            Kind::Crash => is_up(&self.hosts[strike.host]),
+            Kind::TornRefs | Kind::OldJournal | Kind::OldBackup => false,
             _ => true,
         }
     }
@@ -145,14 +146,13 @@ impl World {
             Kind::SlowDisk => self.hosts[host].slow = 1,
             Kind::DiskFull => self.hosts[host].full = 0,
             Kind::ClockDrift => self.drift_clock(host, 0),
-            Kind::TornRefs => {
+            Kind::TornRefs | Kind::Power => {
                 if let Some(daemon) = self.hosts[host].daemon {
-                    self.daemons[daemon as usize].kill_in_refs = false;
+                    self.daemons[daemon as usize].kill_in_refs = None;
                 }
             }
             Kind::Pause => self.resume(host),
             Kind::Crash
-            | Kind::Power
             | Kind::LogDown
             | Kind::LogLost
             | Kind::RottenRow
@@ -177,7 +177,9 @@ impl World {
         for host in 0..self.hosts.len() {
             self.hosts[host].paused_until = 0;
             self.resume(host);
-            self.hosts[host].disk.extras.values_mut().for_each(|extra| extra.locked_until = 0);
+            for extra in self.hosts[host].disk.extras.values_mut() {
+                (extra.locked_until, extra.unwritable_until) = (0, 0);
+            }
             if self.hosts[host].daemon.is_none() {
                 let after = self.disk_rng.below(5 * SECOND);
                 self.queue.after(after, Happening::Boot(host, true));
@@ -195,9 +197,31 @@ impl World {
         }
     }
 
-    fn kill_soon(&mut self, host: usize, effects: u64) {
-        if let Some(daemon) = self.hosts[host].daemon {
-            self.daemons[daemon as usize].kill_in = Some(effects as u32);
+    /// Who is down has no effects: the power fails at once.
+    fn kill_soon(&mut self, host: usize, effects: u64, death: Death) {
+        match self.hosts[host].daemon {
+            Some(daemon) => self.daemons[daemon as usize].kill_in = Some((effects as u32, death)),
+            None if death == Death::Power => self.power_off(host),
+            None => {}
+        }
+    }
+
+    /// Two in three wait for an order that sets several refs.
+    fn kill_in_refs(&mut self, strike: &Strike, death: Death) {
+        if let Some(daemon) = self.hosts[strike.host].daemon {
+            let least = if (strike.dice / 32).is_multiple_of(3) { 1 } else { 2 };
+            self.daemons[daemon as usize].kill_in_refs = Some((least, death));
+        }
+    }
+
+    /// The daemon has begun to set so many refs.
+    pub(super) fn strike_in_refs(&mut self, daemon: u64, edits: usize) {
+        let Some((least, death)) = self.daemons[daemon as usize].kill_in_refs else { return };
+        if edits >= least {
+            if death == Death::Killed {
+                self.coverage.mark("fault", Kind::TornRefs.name());
+            }
+            self.stop(daemon, death);
         }
     }
 
@@ -265,9 +289,12 @@ impl World {
             if !repo.extra.durable && rng.percent(50) {
                 self.views(host).remove(&name);
                 self.hosts[host].disk.extras.remove(&name);
+                self.coverage.mark("world", "lost-repository");
             } else {
                 repo.extra.durable = true;
-                repo.lose_unflushed(&mut rng);
+                for mark in repo.lose_unflushed(&mut rng) {
+                    self.coverage.mark("world", mark);
+                }
             }
         }
     }
@@ -413,7 +440,7 @@ impl World {
         self.emit(&Event::DiskLost { site });
     }
 
-    fn collect_garbage(&mut self, host: usize) {
+    pub(super) fn collect_garbage(&mut self, host: usize) {
         let busy = self.being_received(host);
         let (now, age) = (self.now(), self.plan.prune);
         let names: Vec<RepoName> = self.hosts[host].disk.extras.keys().cloned().collect();

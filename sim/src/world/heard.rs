@@ -2,7 +2,7 @@
 
 use refrain_core::port::{ClientEffect, Notice};
 
-use super::{World, faults};
+use super::{Death, World};
 use crate::observed::Event;
 
 impl World {
@@ -15,7 +15,7 @@ impl World {
                 if code == 75 {
                     self.coverage.mark("world", "exit-75");
                 }
-                self.stop(daemon, faults::Death::Exited);
+                self.stop(daemon, Death::Exited);
             }
         }
     }

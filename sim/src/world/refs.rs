@@ -41,8 +41,12 @@ impl World {
         let part: Vec<Edit> = fit.iter().map(|place| edits[*place].clone()).collect();
         let Some((at_hand, _)) = self.repo(host, repo) else { return Vec::new() };
         let obstacles = at_hand.check(now, &part);
+        let locked = at_hand.is_locked(now, &part);
         let together = places.first().is_some_and(|place| edits[*place].together.is_some());
         let withheld = together && (obstructs(&part, &obstacles) || fit.len() < places.len());
+        if locked {
+            self.coverage.mark("world", "lock-met");
+        }
         if together {
             self.coverage.mark("world", if withheld { "refs-withheld" } else { "refs-together" });
         }

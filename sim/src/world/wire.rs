@@ -235,6 +235,7 @@ impl World {
         if self.faults.gap_rate > 0 && self.log_rng.percent(self.faults.gap_rate) {
             let length = self.log_rng.range(1, 5);
             self.log.gap(append.topic, length);
+            self.coverage.mark("world", "gap");
         }
         self.serve_waiters(append.topic);
         self.answer(append.daemon, LogInput::Appended { op, offset }, append.answered);
