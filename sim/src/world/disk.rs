@@ -62,9 +62,13 @@ impl World {
                 return self.begin(daemon, op, work, way.unwrap_or(FETCH_TIMEOUT));
             }
         };
-        let edits = if let GitEffect::SetRefs { edits, .. } = &effect { edits.len() } else { 0 };
+        let edits = match &effect {
+            GitEffect::SetRefs { edits, .. } => edits.len(),
+            GitEffect::EnsureRepo { .. } => usize::MAX,
+            _ => 0,
+        };
         self.begin(daemon, op, Work::Git(effect), takes);
-        self.strike_in_refs(daemon, edits);
+        self.strike_in_change(daemon, edits);
     }
 
     /// How long a question and its answer take between two machines; `None` if one of them is lost.

@@ -214,10 +214,10 @@ impl World {
         }
     }
 
-    /// The daemon has begun to set so many refs.
-    pub(super) fn strike_in_refs(&mut self, daemon: u64, edits: usize) {
+    /// The daemon has begun to set so many refs; or, `usize::MAX`, to make or change a repository.
+    pub(super) fn strike_in_change(&mut self, daemon: u64, edits: usize) {
         let Some((least, death)) = self.daemons[daemon as usize].kill_in_refs else { return };
-        if edits >= least {
+        if edits >= least && (edits < usize::MAX || death == Death::Power) {
             if death == Death::Killed {
                 self.coverage.mark("fault", Kind::TornRefs.name());
             }
