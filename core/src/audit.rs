@@ -30,6 +30,8 @@ struct Subject {
     repo: RepoName,
     shape: RepoShape,
     refs: (Digest, u64),
+    /// HEAD or settings are to be put back, once the refs are.
+    reshape: bool,
 }
 
 impl Subject {
@@ -134,7 +136,7 @@ impl Audit {
             let (TableKey::Repo(repo), TableEntry::Repo(entry)) = (key, entry) else { continue };
             self.after = Some((partition, repo.clone()));
             let (shape, refs) = (shape_of(&entry), (entry.refs_digest, entry.refs));
-            subjects.push(Subject { partition, repo, shape, refs });
+            subjects.push(Subject { partition, repo, shape, refs, reshape: false });
         }
         let key = parts[0].fold.control().opened.as_ref().map(|opened| opened.digest_key);
         let Some(key) = key.filter(|_| !subjects.is_empty()) else { return self.next(now, out, parts) };
@@ -151,11 +153,11 @@ impl Audit {
         for (subject, summed) in subjects.into_iter().zip(digests) {
             let (Some(summed), Some(part)) = (summed, parts.get_mut(subject.partition.0 as usize)) else { continue };
             let touched = part.touched(&subject.repo);
-            if !touched && !summed.in_shape && !self.mutants.on(Mutant::ShapeKept) {
-                part.put_shape_back(now, out, &subject.repo, &subject.shape);
-            }
+            let reshape = !touched && !summed.in_shape && !self.mutants.on(Mutant::ShapeKept);
             if touched || summed.refs != subject.refs {
-                self.suspects.push(subject);
+                self.suspects.push(Subject { reshape, ..subject });
+            } else if reshape {
+                part.put_shape_back(now, out, &subject.repo, &subject.shape);
             }
         }
         self.next(now, out, parts);
@@ -232,10 +234,14 @@ impl Audit {
         if !strayed.is_empty() {
             part.put_back(now, out, &subject.repo, subject.life(), (strayed, newest(right)));
         }
-        match end {
-            Some(end) => self.look(now, out, parts, subject, Some(end)),
-            None => self.next(now, out, parts),
+        if let Some(end) = end {
+            return self.look(now, out, parts, subject, Some(end));
         }
+        // After the refs: they are not taken while the shape is, and nobody knows whether that succeeds.
+        if subject.reshape {
+            part.put_shape_back(now, out, &subject.repo, &subject.shape);
+        }
+        self.next(now, out, parts);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the frozen naming rules that every site applies alike. They are stricter than any store (Git on any file
 //! system, embedded or Kafka logs), so that no site-local opinion can refuse a name that the log has accepted.
-//! Never allocates for a name it refuses.
+//! Parsing never allocates for a name it refuses.
 
 use alloc::string::String;
 use alloc::sync::Arc;

@@ -260,6 +260,10 @@ impl Session {
         let others = || parts.iter().skip(1).filter(|part| !part.producer.in_force && part.stopped.is_none());
         // A start that did not count in partition 0 was copied there, and ours never will; a later epoch does.
         if others().any(|part| self.is_beaten(part)) {
+            for part in parts.iter_mut() {
+                part.producer.fenced(out, false, words::FENCED);
+                part.producer.in_force = false;
+            }
             return self.end(out, "the start of another instance of this site was copied to a partition before ours");
         }
         for part in others() {

@@ -1,6 +1,7 @@
 //! Where each known bug is looked for, and what it takes for it to show.
 //!
-//! A fault class or a workload feature earns its place by a bug that is caught with it and survives without it.
+//! Where a bug takes one of a few fault classes or workload features, it survives without them: that is why they are
+//! there.
 
 use refrain_core::mutant::Mutant;
 

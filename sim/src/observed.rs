@@ -1,6 +1,6 @@
 //! What an invariant may see: the log, the stores, and what clients and operators were told. Of a core only its
-//! verdicts as it gives them, lag and progress as `status` prints them, and three counts: entries and bytes of packs
-//! held, and work under way.
+//! verdicts as it gives them; readiness, lag, progress and the clock's lead as `status` prints them; what it was given
+//! to read and which orders it gave; and three counts: entries and bytes of packs held, and work under way.
 //!
 //! The world keeps this up to date as things happen and hands it, with each [`Event`], to every invariant.
 

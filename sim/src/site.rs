@@ -48,7 +48,7 @@ pub struct Disk {
     pub journal: Journal,
     /// The hidden parts of the repositories.
     pub extras: BTreeMap<RepoName, Extra>,
-    /// Lives that were removed, as the state directory keeps them.
+    /// Lives that were removed, as production keeps them beside the repositories.
     pub removed: BTreeSet<(RepoName, Incarnation)>,
     /// Packs on their way to and from the log, until the next start.
     pub spools: BTreeMap<Spool, Vec<u8>>,

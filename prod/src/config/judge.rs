@@ -11,7 +11,7 @@ use refrain_core::names::SiteId;
 use super::{File, Seconds, SiteConfig, ack};
 use crate::hook_wire::UPDATES_MAX;
 
-/// 4,096 chunks of 512 KiB.
+/// 2,048 chunks of 512 KiB.
 const PACKDATA_MAX: u64 = refrain_core::record::CHUNKS_MAX as u64 * refrain_core::record::CHUNK_BYTES_MAX as u64;
 /// Below it no append to a disk comes back in time; above it nobody waits any more.
 const WAIT_MIN: Duration = Duration::from_millis(10);
