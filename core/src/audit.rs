@@ -312,7 +312,8 @@ mod tests {
         parts[0].watch();
         assert!(parts[0].look_at(&repo("demo"), life));
         let shape = shape_of(&repo_entry(life));
-        let subject = Subject { partition: Partition(0), repo: repo("demo"), shape, refs: (Digest(0), 0) };
+        let subject =
+            Subject { partition: Partition(0), repo: repo("demo"), shape, refs: (Digest(0), 0), reshape: false };
         audit.step = Step::Comparing(subject, None, git);
         audit.last_batch = true;
         let row = |name| (Partition(0), TableKey::Ref(life, name), TableEntry::Ref(entry(Oid([1; 20]))));
@@ -396,7 +397,8 @@ mod tests {
         parts[0].cache.set(TableKey::Repo(repo("demo")), Some(TableEntry::Repo(repo_entry(life))));
         parts[0].watch();
         let shape = shape_of(&repo_entry(life));
-        let subject = Subject { partition: Partition(0), repo: repo("demo"), shape, refs: (Digest(0), 0) };
+        let subject =
+            Subject { partition: Partition(0), repo: repo("demo"), shape, refs: (Digest(0), 0), reshape: false };
         let mut audit = Audit::new(&config());
         audit.last_batch = true;
         audit.step = Step::Digesting(vec![subject]);
@@ -410,6 +412,32 @@ mod tests {
     }
 
     #[test]
+    fn refs_are_put_back_before_a_shape_that_may_not_be() {
+        let (mut out, mut parts) = (Out::default(), [part()]);
+        let (now, entry) = (Now::default(), repo_entry(Incarnation(5)));
+        parts[0].consumer.open(now, &mut out);
+        parts[0].watch();
+        let (shape, refs) = (shape_of(&entry), (Digest(0), 0));
+        let subject = Subject { partition: Partition(0), repo: repo("demo"), shape, refs, reshape: false };
+        let mut audit = Audit::new(&config());
+        audit.last_batch = true;
+        audit.step = Step::Digesting(vec![subject]);
+        out.take();
+        audit.digests(now, &mut out, &mut parts, vec![Some(Summed { refs: (Digest(1), 1), in_shape: false })]);
+        audit.refs(now, &mut out, &mut parts, Some(vec![(name(0), Oid([1; 20]))]));
+        audit.rows(now, &mut out, &mut parts, vec![]);
+        let orders = out.take().into_iter().filter_map(|effect| match effect {
+            Effect::Git(GitEffect::EnsureRepo { .. }) => Some("shape"),
+            Effect::Git(GitEffect::SetRefs { .. }) => Some("refs"),
+            _ => None,
+        });
+        assert_eq!(orders.collect::<Vec<_>>(), ["refs"], "the shape waits until that is done");
+        parts[0].consumer.refs_set(now, &mut out, &repo("demo"), vec![crate::port::RefSet::Done], &[]);
+        let shapes = out.take().into_iter().filter(|it| matches!(it, Effect::Git(GitEffect::EnsureRepo { .. })));
+        assert_eq!(shapes.count(), 1);
+    }
+
+    #[test]
     fn a_repository_that_is_out_of_shape_is_made_right_unless_something_happens_to_it() {
         for (in_shape, is_touched, made) in [(false, false, true), (false, true, false), (true, false, false)] {
             let (mut out, mut parts) = (Out::default(), [part()]);
@@ -420,8 +448,13 @@ mod tests {
             }
             parts[0].watch();
             let shape = shape_of(&entry);
-            let subject =
-                Subject { partition: Partition(0), repo: repo("demo"), shape: shape.clone(), refs: (Digest(0), 0) };
+            let subject = Subject {
+                partition: Partition(0),
+                repo: repo("demo"),
+                shape: shape.clone(),
+                refs: (Digest(0), 0),
+                reshape: false,
+            };
             let mut audit = Audit::new(&config());
             audit.last_batch = true;
             audit.step = Step::Digesting(vec![subject]);
