@@ -36,6 +36,8 @@ pub struct Monitor {
 #[derive(Debug, Default)]
 struct Lane {
     times: BTreeMap<Offset, u64>,
+    /// The first record read since the start: of those before it only what was asked for is remembered.
+    first: Option<Offset>,
     newest_ms: u64,
     end: Offset,
 }
@@ -45,6 +47,7 @@ impl Monitor {
     pub fn appended(&mut self, partition: Partition, offset: Offset, time_ms: u64) {
         let lane = self.lanes.entry(partition).or_default();
         lane.times.insert(offset, time_ms);
+        lane.first.get_or_insert(offset);
         lane.newest_ms = lane.newest_ms.max(time_ms);
         lane.end = lane.end.max(offset.next());
         if lane.times.len() > TIMES_MAX {
@@ -71,11 +74,13 @@ impl Monitor {
         Some(Lag { messages, millis: lane.newest_ms.saturating_sub(*since) })
     }
 
-    /// The record whose time a lag of a site with this mark takes, if it is not known: older than all that are
-    /// remembered.
+    /// The record whose time a lag of a site with this mark takes, if it is not known: older than all that were read
+    /// since the start, and not asked for.
     pub(crate) fn lacks(&self, partition: Partition, mark: &Mark) -> Option<Offset> {
         let (open, lane) = (mark.first_open(), self.lanes.get(&partition)?);
-        (open < lane.end && lane.times.range(..=open).next().is_none()).then_some(open)
+        let older = lane.first.is_none_or(|first| open < first);
+        let known = if older { lane.times.contains_key(&open) } else { lane.times.range(..=open).next().is_some() };
+        (open < lane.end && !known).then_some(open)
     }
 
     /// The first record at `offset` or after it was read again, for its time.

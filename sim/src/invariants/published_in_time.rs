@@ -18,6 +18,9 @@ const NAME: &str = "published-in-time";
 /// Longer than the silence after which another site publishes, and a start.
 const IN_TIME_TICKS: u64 = 60;
 
+/// With fewer candidates at once each may be in the way of another repository's.
+const ROOM: usize = 16;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct PublishedInTime {
@@ -84,7 +87,14 @@ impl PublishedInTime {
             }
         }
         let late = |since: &Option<u64>| since.is_some_and(|since| since.max(self.published) + IN_TIME_TICKS < ticks);
-        let (partition, offset) = self.waiting.iter().find(|(_, since)| late(since)).map(|(at, _)| *at)?;
+        // Who has room for a few candidates only may have all of it taken by those that wait for a site.
+        let crowded = seen.limits.candidates < ROOM;
+        let first = |at: &(Partition, Offset)| {
+            let earlier = self.waiting.range((at.0, Offset(0))..*at);
+            !crowded || earlier.count() == 0
+        };
+        let (partition, offset) =
+            self.waiting.iter().find(|(at, since)| late(since) && first(at)).map(|(at, _)| *at)?;
         self.waiting.remove(&(partition, offset));
         let what = format!("partition {partition} offset {offset} was applied by all active sites");
         Some(broken(NAME, format!("{what} {IN_TIME_TICKS} s ago, and is not published")))

@@ -24,6 +24,9 @@ const UNDISTURBED: u32 = 60;
 /// What was looked at so often is not looked at any more.
 const LOOKED_TICKS: u64 = 120;
 
+/// With fewer pushes at once a long pack is in the way of other repositories', too.
+const ROOM: usize = 32;
+
 /// An accepted push.
 #[derive(Debug)]
 struct Waiting {
@@ -107,7 +110,10 @@ impl ShownInTime {
                 let set: Vec<_> = accepted.map(|(update, _)| (update.name.clone(), update.new)).collect();
                 let replicated = self.visibility.get(&repo) == Some(&Visibility::Replicated);
                 // What was cut at a long pack waits for it.
-                let alone = self.long.get(&repo).is_none_or(|at| at + LOOKED_TICKS < self.ticks);
+                // With room for a few pushes only all of the partition does.
+                let crowded = seen.limits.unproved < ROOM;
+                let mut long = self.long.iter().filter(|(of, _)| crowded || **of == repo);
+                let alone = long.all(|(_, at)| at + LOOKED_TICKS < self.ticks);
                 if !set.is_empty() && alone {
                     let since = self.ticks;
                     self.waiting.insert((partition, offset), Waiting { repo, set, replicated, since });
