@@ -228,7 +228,8 @@ impl World {
         let bare = refs.is_empty() && !matches!(intent, Intent::BadName | Intent::Split);
         let intent = if bare { Intent::Create } else { intent };
         let Some(draft) = self.draft(person, host, &repo, &refs, intent) else { return };
-        let place = self.send_push(host, &repo, draft.atomic, draft.updates, Some(person));
+        let atomic = draft.atomic && self.plan.is_on("atomic");
+        let place = self.send_push(host, &repo, atomic, draft.updates, Some(person));
         if let Some(place) = place {
             self.clients.sent[place].and_back = draft.and_back;
             self.mark_intent(intent);

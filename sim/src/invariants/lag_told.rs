@@ -21,6 +21,8 @@ const READ_TICKS: u64 = 20;
 /// A lag is not known while the log is read, and for as long as it takes to ask for a time: not in so many looks at
 /// `status` in a row.
 const UNKNOWN_LOOKS: u64 = 12;
+/// A report may come so long after its daemon died.
+const LATE_TICKS: u64 = 15;
 /// Offsets that hold no record, in a row.
 const GAP: u64 = 16;
 /// What a report takes to be appended, and the log's clock.
@@ -34,6 +36,8 @@ pub(super) struct LagTold {
     fresh: Fresh,
     /// The furthest first open offset that each site had reported a while ago.
     reported: BTreeMap<(SiteId, Partition), Offset>,
+    /// When a site last lost its disk, or got an old copy: what it had reported before is void.
+    lost: BTreeMap<SiteId, u64>,
     /// Who has said how often in a row that it does not know how far whom is behind.
     unknown: BTreeMap<(SiteId, SiteId, Partition), u64>,
     /// How far each clock is off, and since when about so.
@@ -52,6 +56,10 @@ impl Invariant for LagTold {
     fn check(&mut self, seen: &Observed, event: &Event) -> Vec<Violation> {
         match event {
             Event::Reported { report, .. } => self.fresh.push(self.ticks, report),
+            Event::DiskLost { site } => {
+                self.reported.retain(|(of, _), _| of != site);
+                self.lost.insert(site.clone(), self.ticks);
+            }
             Event::Tick => {
                 self.ticks += 1;
                 self.read_reports();
@@ -72,6 +80,9 @@ impl LagTold {
     fn read_reports(&mut self) {
         let ticks = self.ticks;
         for report in self.fresh.aged(ticks, READ_TICKS) {
+            if self.lost.get(&report.site).is_some_and(|at| ticks <= at + READ_TICKS + LATE_TICKS) {
+                continue;
+            }
             for (partition, mark) in &report.partitions {
                 let known = self.reported.entry((report.site.clone(), *partition)).or_default();
                 *known = mark.first_open().max(*known);
