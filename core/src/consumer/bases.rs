@@ -36,6 +36,7 @@ impl Consumer {
 
     fn want_base(&mut self, now: Now, by: &PushWork, since: Offset, have: &Have) {
         let change = Change { name: have.name.clone(), from: None, new: Some(have.value) };
+        self.give_way(since);
         if let Some(known) = self.pending.get_mut(&since) {
             // Accepted work brings its objects itself, and what is asked for cannot be changed.
             if let Work::Push(base) = &mut known.work

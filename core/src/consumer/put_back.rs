@@ -105,12 +105,7 @@ impl Consumer {
         let half = open.len() / 2;
         let Some(other) = self.room_to_put_back(repo, offset, &since).filter(|_| half > 0) else { return };
         let (first, second) = open.split_at(half);
-        for change in second {
-            let work = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(&change.name));
-            let work = work.expect("it is open");
-            work.values.iter_mut().filter(|(at, _)| *at == offset).for_each(|(at, _)| *at = other);
-            work.unsure = work.unsure.map(|at| if at == offset { other } else { at });
-        }
+        self.key_anew(repo, second, offset, other);
         let of = |changes: &[Change]| Work::Push(PushWork { changes: changes.to_vec(), ..push.clone() });
         let pending = self.pending.get_mut(&offset).expect("found above");
         (pending.work, pending.open) = (of(first), first.len());
@@ -119,6 +114,29 @@ impl Consumer {
         let another = Pending { aim: Aim::PutBack, showable: true, told: pending.told, ..another };
         self.pending.insert(other, another);
         self.repos.get_mut(repo).expect("it has refs").offsets.insert(other);
+    }
+
+    /// The record at `offset` is wanted for its objects: what is put back and parked by that offset takes another one.
+    pub(super) fn give_way(&mut self, offset: Offset) {
+        let parked = |it: &&Pending| it.aim == Aim::PutBack && it.is_parked();
+        let Some(push) = self.pending.get(&offset).filter(parked).and_then(Pending::push).cloned() else { return };
+        let (repo, since) = (&push.repo, push.haves.iter().filter_map(|have| have.since).collect());
+        let Some(other) = self.room_to_put_back(repo, offset, &since) else { return };
+        self.key_anew(repo, &push.changes, offset, other);
+        let pending = self.pending.remove(&offset).expect("found above");
+        self.pending.insert(other, pending);
+        let entry = self.repos.get_mut(repo).expect("it has refs");
+        entry.offsets.remove(&offset);
+        entry.offsets.insert(other);
+    }
+
+    fn key_anew(&mut self, repo: &RepoName, changes: &[Change], from: Offset, to: Offset) {
+        for change in changes {
+            let work = self.repos.get_mut(repo).and_then(|entry| entry.refs.get_mut(&change.name));
+            let Some(work) = work else { continue };
+            work.values.iter_mut().filter(|(at, _)| *at == from).for_each(|(at, _)| *at = to);
+            work.unsure = work.unsure.map(|at| if at == from { to } else { at });
+        }
     }
 
     /// Gives a repository its HEAD and its Git settings again.

@@ -90,6 +90,23 @@ fn what_no_site_has_is_read_from_the_log_and_holds_up_nothing_else() {
 }
 
 #[test]
+fn what_is_put_back_gives_its_offset_up_to_the_record_that_is_wanted_there() {
+    let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
+    let mut consumer = consumer(vec![]);
+    consumer.open(now, &mut out);
+    consumer.put_back(now, &mut out, (&repo, Incarnation(1)), look(&[("refs/heads/a", 98)], &[]), Offset(100));
+    let missing = || crate::port::Received::Missing(oid(9));
+    consumer.received(now, &mut out, &repo, Offset(99), missing());
+    consumer.fetched(now, &mut out, &repo, Offset(99), false);
+    assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(98), &Offset(99)]);
+    consumer.give_way(Offset(99));
+    assert_eq!(consumer.pending.keys().collect::<Vec<_>>(), [&Offset(97), &Offset(98)]);
+    let work = &consumer.repos[&repo];
+    assert_eq!(work.refs[&branch("refs/heads/a")].values, [(Offset(97), Some(oid(98)))]);
+    assert_eq!((&work.offsets, work.refs[&branch("refs/heads/a")].unsure), (&[Offset(97)].into(), Some(Offset(97))));
+}
+
+#[test]
 fn a_shape_that_cannot_be_put_back_holds_up_no_push() {
     let (now, mut out, repo) = (Now::default(), Out::default(), RepoName::parse("repo").expect("valid"));
     let mut consumer = consumer(vec![]);
