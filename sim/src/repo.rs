@@ -321,10 +321,7 @@ impl Repo<'_> {
                     None => self.view.refs.remove(&name),
                 };
             } else {
-                match self.view.refs.get(&name) {
-                    Some(value) => self.view.durable_refs.insert(name, *value),
-                    None => self.view.durable_refs.remove(&name),
-                };
+                self.make_durable(&name);
             }
         }
         let durable = &self.extra.durable_shape;

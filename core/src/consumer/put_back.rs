@@ -62,8 +62,7 @@ impl Consumer {
             Some(Have { name: it.name.clone(), value: entry.value, since })
         };
         let haves: Vec<Have> = haves.iter().cloned().chain(strayed.iter().filter_map(since)).collect();
-        let since = haves.iter().filter_map(|have| have.since).collect();
-        let Some(offset) = self.room_to_put_back(repo, next, &since).filter(|_| !strayed.is_empty()) else { return };
+        let Some(offset) = self.room_to_put_back(repo, next, &haves).filter(|_| !strayed.is_empty()) else { return };
         let origin = strayed.iter().find_map(|it| it.entry.as_ref()).map_or(&self.site, |entry| &entry.site).clone();
         let changes = strayed.iter().map(|it| Change {
             name: it.name.clone(),
@@ -101,9 +100,8 @@ impl Consumer {
         };
         let open = |change: &&Change| self.is_open(repo, &change.name, offset);
         let open: Vec<Change> = push.changes.iter().filter(open).cloned().collect();
-        let since = push.haves.iter().filter_map(|have| have.since).collect();
         let half = open.len() / 2;
-        let Some(other) = self.room_to_put_back(repo, offset, &since).filter(|_| half > 0) else { return };
+        let Some(other) = self.room_to_put_back(repo, offset, &push.haves).filter(|_| half > 0) else { return };
         let (first, second) = open.split_at(half);
         self.key_anew(repo, second, offset, other);
         let of = |changes: &[Change]| Work::Push(PushWork { changes: changes.to_vec(), ..push.clone() });
@@ -120,8 +118,8 @@ impl Consumer {
     pub(super) fn give_way(&mut self, offset: Offset) {
         let parked = |it: &&Pending| it.aim == Aim::PutBack && it.is_parked();
         let Some(push) = self.pending.get(&offset).filter(parked).and_then(Pending::push).cloned() else { return };
-        let (repo, since) = (&push.repo, push.haves.iter().filter_map(|have| have.since).collect());
-        let Some(other) = self.room_to_put_back(repo, offset, &since) else { return };
+        let repo = &push.repo;
+        let Some(other) = self.room_to_put_back(repo, offset, &push.haves) else { return };
         self.key_anew(repo, &push.changes, offset, other);
         let pending = self.pending.remove(&offset).expect("found above");
         self.pending.insert(other, pending);
@@ -147,8 +145,7 @@ impl Consumer {
         (repo, shape): (&RepoName, &RepoShape),
         next: Offset,
     ) {
-        let none = BTreeSet::new();
-        let Some(offset) = self.room_to_put_back(repo, next, &none).filter(|_| self.may_set(repo)) else { return };
+        let Some(offset) = self.room_to_put_back(repo, next, &[]).filter(|_| self.may_set(repo)) else { return };
         let work = Work::Repo { repo: repo.clone(), shape: Some(shape.clone()) };
         self.take_to_put_back(now, offset, work, Source::Log);
         out.notice(Notice::ForeignShape { repo: repo.clone() });
@@ -179,15 +176,16 @@ impl Consumer {
     }
 
     /// What records left has limits of its own, and may wait for just what is to be put back here.
-    fn room_to_put_back(&self, repo: &RepoName, next: Offset, not: &BTreeSet<Offset>) -> Option<Offset> {
+    fn room_to_put_back(&self, repo: &RepoName, next: Offset, haves: &[Have]) -> Option<Offset> {
         let others = self.pending.values().filter(|it| !it.is_record()).count();
         let may = !self.is_reshaped(repo) && others < self.limits.unproved;
-        may.then(|| self.unused_below(repo, next, not)).flatten()
+        may.then(|| self.unused_below(repo, next, haves)).flatten()
     }
 
     /// An offset to keep the work by, of a record that left none here or whose work is long done, and none of those
     /// that it may have to read again. Looked for as far back as offsets can be in use.
-    fn unused_below(&self, repo: &RepoName, next: Offset, not: &BTreeSet<Offset>) -> Option<Offset> {
+    fn unused_below(&self, repo: &RepoName, next: Offset, haves: &[Have]) -> Option<Offset> {
+        let not: BTreeSet<Offset> = haves.iter().filter_map(|have| have.since).collect();
         // The answer to a question about an overtaken push, of whatever repository, must not be taken for one about
         // this work.
         let asked: BTreeSet<Offset> =
@@ -204,7 +202,7 @@ impl Consumer {
                 && !self.settled.contains(at)
                 && !self.journalled.contains(at)
         };
-        let sets = [not, &asked, kept, &self.settled, &self.journalled].map(BTreeSet::len);
+        let sets = [&not, &asked, kept, &self.settled, &self.journalled].map(BTreeSet::len);
         let used = sets.iter().sum::<usize>() + self.unshown() + self.unflushed.len();
         (1..=(used as u64 + 1).min(next.0)).map(|back| Offset(next.0 - back)).find(free)
     }
